@@ -1,0 +1,45 @@
+"""Gradient penalties that keep the discriminator smooth.
+
+Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,), and keeps the graph,
+so that the result can be added to the discriminator's loss. A penalty is a mean over samples of a function of one
+sample's gradient, so D must treat the samples of a batch apart: no BatchNorm in D.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Discriminator = Callable[[Tensor], Tensor]
+
+
+def squared_gradient_norm(D: Discriminator, points: Tensor) -> Tensor:
+    """Return ‖∇D(x)‖² at each point x: (N,) for points (N, …)."""
+    points = points.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(D(points).sum(), points, create_graph=True)
+    return gradient.flatten(1).square().sum(1)
+
+
+def r1(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    """E ‖∇D(x)‖² at real samples; weighted by γ/2 (Mescheder et al. 2018, equation 9)."""
+    return squared_gradient_norm(D, real).mean()
+
+
+def r2(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    """E ‖∇D(G(z))‖² at generated samples; weighted by γ/2 (Mescheder et al. 2018, equation 10)."""
+    return squared_gradient_norm(D, fake).mean()
+
+
+def gradient_penalty(D: Discriminator, real: Tensor, fake: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by λ = 10 (Gulrajani et al. 2017, equation 3).
+
+    The small number under the root keeps its derivative finite where the gradient vanishes.
+
+    Raises:
+        ValueError: the two batches differ in shape.
+    """
+    if real.shape != fake.shape:
+        raise ValueError(f"the penalty pairs samples, but real is {tuple(real.shape)} and fake {tuple(fake.shape)}")
+    share = torch.rand(len(real), *[1] * (real.ndim - 1), generator=rng, device=real.device)
+    between = share * real.detach() + (1 - share) * fake.detach()
+    return ((squared_gradient_norm(D, between) + 1e-12).sqrt() - 1).square().mean()
