@@ -1,0 +1,44 @@
+# make book · make test · make notebooks · make lab · make bench · make clean
+# Each sets up what it needs in .venv first. Another interpreter: make book PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help book test notebooks lab bench clean
+
+help: ## List these commands.
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 18
+
+book: $(READY) ## Build the pages into _build/html; a warning is an error.
+	$(BIN)/jupyter-book build . -W --keep-going -q
+	@echo "The book is built: open _build/html/index.html"
+
+test: $(READY) ## Check the style, the package, the pages and every stored output.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest tests --cov
+	$(BIN)/pytest --nbval book
+
+notebooks: $(READY) ## Run every notebook from top to bottom and store its outputs and run time.
+	$(BIN)/python tools/notebooks.py execute
+
+lab: $(READY) ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab --notebook-dir=book
+
+bench: $(READY) ## Run the benchmarks; each prints a table.
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean: ## Remove what was built, but not the environment.
+	rm -rf _build htmlcov .coverage .pytest_cache .ruff_cache *.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The environment is made anew when the list of packages changes. In the stamp's place stands nothing while it is not whole.
+$(READY): requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo "This book needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+	    echo "Name another one: make $(or $(MAKECMDGOALS),book) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
