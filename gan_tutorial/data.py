@@ -163,7 +163,7 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def require_images(images: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Raise DataError unless ``images`` is a float batch (N ≥ 1, C in {1, 3}, H, W) in [-1, 1], of (C, H, W) ``shape``."""
+    """Raise DataError unless ``images`` is a float batch (N, C, H, W), C = 1 or 3, in [-1, 1], of ``shape`` (C, H, W)."""
     given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise DataError(f"images must be a tensor (N, C, H, W) with N at least 1 and C = 1 or 3, but got {given}")

@@ -127,3 +127,27 @@ def require_logits(logits: Tensor, count: int) -> None:
         raise ValueError(f"a discriminator must return one logit for each sample, shape ({count},), but gave {given}")
     if not torch.isfinite(logits).all():
         raise ValueError("logits must be finite, but hold NaN or infinity; look for the step that produced them")
+
+
+def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
+    """Return D*(x) = p(x) / (p(x) + q(x)), the best answer to a generator of density q.
+
+    Goodfellow et al. 2014, equation 2.
+
+    Args:
+        p, q: densities of real and of generated samples at the same points; where both are 0, D* is ½.
+    """
+    both = p + q
+    return torch.where(both > 0, p / both, 0.5)
+
+
+def jensen_shannon(p: Tensor, q: Tensor, spacing: float) -> Tensor:
+    """Return the Jensen-Shannon divergence of two densities in nats, by the trapezoidal rule; it lies in [0, log 2].
+
+    Args:
+        p, q: densities (N,) at evenly spaced points that hold nearly all of their mass.
+        spacing: the distance between neighbouring points.
+    """
+    middle = (p + q) / 2
+    terms = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(middle, middle)
+    return torch.trapezoid(terms / 2, dx=spacing)

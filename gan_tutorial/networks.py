@@ -119,7 +119,7 @@ class MLPGenerator(Generator):
 
 
 class MLPDiscriminator(Discriminator):
-    """Linear layers with LeakyReLU(0.2) between; by default the article's 784 → 1024 → 512 → 256 → 1, without its sigmoid."""
+    """Linear layers with LeakyReLU(0.2) between; by default the article's 784 → 1024 → 512 → 256 → 1, less its sigmoid."""
 
     def __init__(
         self,

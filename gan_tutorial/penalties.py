@@ -31,7 +31,9 @@ def r2(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(D: Discriminator, real: Tensor, fake: Tensor, rng: torch.Generator | None = None) -> Tensor:
-    """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by λ = 10 (Gulrajani et al. 2017, equation 3).
+    """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by λ = 10.
+
+    Gulrajani et al. 2017, equation 3.
 
     The small number under the root keeps its derivative finite where the gradient vanishes.
 

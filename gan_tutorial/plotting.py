@@ -113,7 +113,9 @@ def curves(series: Mapping[str, Sequence[float]], x: Sequence[float] | None = No
     return figure
 
 
-def scatter(real: Tensor, fake: Tensor, title: str = "", limit: float | None = None, axes: Axes | None = None) -> Figure:
+def scatter(
+    real: Tensor, fake: Tensor, title: str = "", limit: float | None = None, axes: Axes | None = None
+) -> Figure:
     """Return a figure of two clouds of points, each (N, 2); the axes reach from -limit to limit."""
     if axes is None:
         _, axes = subplots(figsize=(3.6, 3.6))
@@ -149,7 +151,9 @@ class Player:
         width: int = 480,
     ) -> None:
         if not frames or len(frames) != len(labels):
-            raise ValueError(f"a player needs a label for each frame, but got {len(frames)} frames, {len(labels)} labels")
+            raise ValueError(
+                f"a player needs a label for each frame, but got {len(frames)} frames, {len(labels)} labels"
+            )
         if not alt.strip():
             raise ValueError("a player needs alt text: say what the pictures show")
         self.pictures = [_webp(frame, width) for frame in frames]

@@ -81,3 +81,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def has_fused_adam(device: str | torch.device) -> bool:
+    """Return whether Adam can update all weights in one kernel on this kind of device."""
+    return torch.device(device).type in ("cpu", "cuda")

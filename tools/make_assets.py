@@ -8,6 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from gan_tutorial import data, features
+
 ASSETS = Path(__file__).parents[1] / "gan_tutorial" / "assets"
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -38,7 +40,9 @@ def save(name: str, images: np.ndarray, labels: np.ndarray, rng: np.random.Gener
 
 
 @app.command()
-def digits(source: Annotated[Path, typer.Argument(help="an .npz with x (10000, 28, 28) and y (10000,), both uint8")]) -> None:
+def digits(
+    source: Annotated[Path, typer.Argument(help="an .npz with x (10000, 28, 28) and y (10000,), both uint8")],
+) -> None:
     """Split 10,000 MNIST digits into 8,000 to train and 2,000 held out, a fifth of each class."""
     with np.load(source, allow_pickle=False) as file:
         images, labels = file["x"], file["y"]
@@ -61,6 +65,18 @@ def fashion(folder: Annotated[Path, typer.Argument(help="the folder with Fashion
             labels = np.frombuffer(file.read(), np.uint8, offset=8)
         chosen = stratified(labels, share, rng)
         save(f"fashion-{split}", images[chosen], labels[chosen], rng)
+    write_sums()
+
+
+@app.command()
+def classifiers() -> None:
+    """Train the two bundled classifiers, and print their accuracy on the held-out images."""
+    for name in data.BUNDLED:
+        held_out = data.load_images(name, "test")
+        classifier = features.train_classifier(data.load_images(name, "train"))
+        features.save_classifier(classifier, ASSETS / f"{name}-classifier.safetensors")
+        _, predicted = classifier.describe(held_out.images)
+        print(f"{name}: {(predicted == held_out.labels).float().mean():.2%} of {len(held_out)} held-out images")
     write_sums()
 
 
