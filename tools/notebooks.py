@@ -82,9 +82,7 @@ def execute(path: Path) -> float:
 
 def run(notebook: NotebookNode) -> float:
     """Run all cells in place, in an empty temporary folder; return the seconds from the kernel's start to its end."""
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
-        "1"  # before a kernel in the home folder
-    )
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # before a kernel in the home folder
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
