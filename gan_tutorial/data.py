@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -63,7 +64,7 @@ class ImageSet:
                 f"pixels of {self.name} must be uint8 (N, C, H, W) with C = 1 or 3, "
                 f"but are {self.pixels.dtype} {tuple(self.pixels.shape)}"
             )
-        if not len(self.pixels):
+        if not self.pixels.numel():
             raise DataError(f"{self.name} holds no image; give at least one")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise DataError(
@@ -163,9 +164,9 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def require_images(images: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Raise DataError unless ``images`` is a float batch (N, C, H, W), C = 1 or 3, in [-1, 1], of ``shape`` (C, H, W)."""
+    """Raise DataError unless ``images`` is float (N, C, H, W) in [-1, 1], C = 1 or 3, of ``shape`` (C, H, W)."""
     given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise DataError(f"images must be a tensor (N, C, H, W) with N at least 1 and C = 1 or 3, but got {given}")
     if shape is not None and tuple(images.shape[1:]) != tuple(shape):
         raise DataError(f"images must have the shape (N, {', '.join(map(str, shape))}), but got {given}; resize them")
@@ -226,7 +227,7 @@ def load_images(
         images = _load_bundled(name, split)
     elif name in TORCHVISION:
         images = _load_torchvision(name, split, root, download)
-    elif Path(name).is_dir():
+    elif str(name) and Path(name).is_dir():
         return _load_folder(Path(name), split, size or 32, channels or 3)
     else:
         known = ", ".join([*BUNDLED, *TORCHVISION])
@@ -268,7 +269,7 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
             if system is not None:
                 _unpack(system, Path(scratch) / kind.__name__ / "raw")
             images = kind(scratch if system else root, train=split == "train", download=download and not system)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, AssertionError, zlib.error) as error:
         raise DataError(
             f"{name} cannot be read from {root} ({' '.join(str(error).split())}); "
             "give its place with root=, or let torchvision fetch it with download=True"
@@ -296,14 +297,14 @@ def _unpack(source: Path, target: Path) -> None:
 
 def _load_folder(folder: Path, split: str, size: int, channels: int) -> ImageSet:
     """Read, crop to a square and resize the images below a folder; its subfolders are the classes."""
-    homes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) or [folder]
-    files = [sorted(p for p in home.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS) for home in homes]
-    if not any(files):
+    below = {p: _images_below(p) for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+    homes = {home: paths for home, paths in below.items() if paths} or {folder: _images_below(folder)}
+    if not any(homes.values()):
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
         raise DataError(f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); it holds {found}")
     chosen = [
         (path, label)
-        for label, paths in enumerate(files)
+        for label, paths in enumerate(homes.values())
         for index, path in enumerate(paths)
         if (index % 5 == 4) == (split == "test")
     ]
@@ -313,6 +314,10 @@ def _load_folder(folder: Path, split: str, size: int, channels: int) -> ImageSet
     pixels = torch.stack([v2.functional.pil_to_tensor(fit(_open(path))) for path, _ in chosen])
     labels = torch.tensor([label for _, label in chosen])
     return ImageSet(pixels, labels, tuple(home.name for home in homes), str(folder))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and not p.name.startswith("."))
 
 
 def _open(path: Path):
