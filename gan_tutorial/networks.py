@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from gan_tutorial import runtime
 
@@ -41,7 +42,7 @@ class Generator(nn.Module):
             raise ValueError(f"z must have the shape (N, {self.latent_dim}), but has {tuple(z.shape)}")
         if not z.is_floating_point():
             raise ValueError(f"z must be floating point, drawn from N(0, 1), but is {z.dtype}")
-        _require_labels(labels, len(z), self.classes)
+        require_labels(labels, len(z), self.classes)
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], dim=1)
         return self.layers(z).unflatten(1, self.shape) if self.flat else self.layers(z)
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
                 f"samples must be floating point of shape (N, {expected}), "
                 f"but are {samples.dtype} of shape {tuple(samples.shape)}"
             )
-        _require_labels(labels, len(samples), self.classes)
+        require_labels(labels, len(samples), self.classes)
         features = self.layers(samples)
         logits = self.last(features).squeeze(1)
         if self.embedding is not None:
@@ -81,7 +82,11 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _require_labels(labels: Tensor | None, count: int, classes: int) -> None:
+def require_labels(labels: Tensor | None, count: int, classes: int) -> None:
+    """Raise ValueError unless ``labels`` are int64 (count,) in [0, classes); with no classes, anything goes.
+
+    The range is looked at on the CPU only, since on a GPU the look would hold up the loop.
+    """
     if not classes:
         return
     if labels is None:
@@ -89,6 +94,10 @@ def _require_labels(labels: Tensor | None, count: int, classes: int) -> None:
     if labels.shape != (count,) or labels.dtype != torch.int64:
         raise ValueError(
             f"labels must be int64 of shape ({count},), but are {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if count and labels.device.type == "cpu" and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(
+            f"labels must lie in [0, {classes - 1}], but reach from {int(labels.min())} to {int(labels.max())}"
         )
 
 
@@ -119,7 +128,7 @@ class MLPGenerator(Generator):
 
 
 class MLPDiscriminator(Discriminator):
-    """Linear layers with LeakyReLU(0.2) between; by default the article's 784 → 1024 → 512 → 256 → 1, less its sigmoid."""
+    """Linear layers with LeakyReLU(0.2) between; by default the article's 784 → 1024 → 512 → 256 → 1, no sigmoid."""
 
     def __init__(
         self,
@@ -128,7 +137,7 @@ class MLPDiscriminator(Discriminator):
         classes: int = 0,
         spectral: bool = False,
     ) -> None:
-        super().__init__(shape, hidden[-1], classes)
+        super().__init__(shape, [math.prod(shape), *hidden][-1], classes)
         self.layers = nn.Sequential(nn.Flatten())
         width = math.prod(shape)
         for size in hidden:
@@ -216,11 +225,13 @@ def add_spectral_norm(network: nn.Module) -> nn.Module:
 def initialise(network: nn.Module, std: float = 0.02) -> nn.Module:
     """Draw the weights of linear and (transposed) convolutional layers from N(0, std²), biases 0; return the network.
 
-    This is DCGAN's initialisation (Radford et al. 2016, section 4). The scale of a BatchNorm stays at 1.
+    This is DCGAN's initialisation (Radford et al. 2016, section 4). The scale of a BatchNorm stays at 1. With spectral
+    norm it is the weight before division that is drawn.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, std)
+            weight = module.parametrizations.weight.original if is_parametrized(module) else module.weight
+            nn.init.normal_(weight, 0.0, std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan_tutorial import runtime
+from gan_tutorial import networks, runtime
 
 
 def latents(count: int, latent_dim: int, seed: int = 0, truncation: float | None = None) -> Tensor:
@@ -38,10 +38,12 @@ def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: in
         ValueError: z or labels do not fit G, or a sample is not finite.
     """
     device, was_training = next(G.parameters()).device, G.training
-    parts = z.split(batch_size) if labels is None else zip(z.split(batch_size), labels.split(batch_size), strict=True)
+    networks.require_labels(labels, len(z), getattr(G, "classes", 0))
+    inputs = (z,) if labels is None else (z, labels)
+    parts = zip(*(x.split(batch_size) for x in inputs), strict=True)
     G.eval()
     try:
-        samples = [G(part.to(device)) if labels is None else G(*(x.to(device) for x in part)) for part in parts]
+        samples = [G(*(x.to(device) for x in part)) for part in parts]
     finally:
         G.train(was_training)
     samples = torch.cat(samples).cpu()
@@ -61,13 +63,13 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
     White 2016, section 2.1.
 
-    On the way the length stays between the two lengths, which in many dimensions is where N(0, 1) has its mass.
-    For parallel vectors it is the straight line.
+    Between vectors of one length the length stays the same on the way, and in many dimensions nearly all vectors from
+    N(0, 1) have nearly one length. For parallel vectors, and from or to 0, it is the straight line.
     """
     share = _shares(start, end, steps)
     cosine = torch.dot(start / start.norm(), end / end.norm()).clamp(-1, 1)
     angle = torch.acos(cosine)
-    if angle < 1e-4 or angle > torch.pi - 1e-4:
+    if not 1e-4 <= angle <= torch.pi - 1e-4:  # NaN too
         return lerp(start, end, steps)
     return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
 
@@ -94,11 +96,17 @@ def nearest(samples: Tensor, images: Tensor) -> Nearest:
         images: (M, …) of the same kind.
 
     Raises:
-        ValueError: the shapes differ, or there is nothing to compare with.
+        ValueError: the shapes differ, there is nothing to compare with, or the numbers are integers.
     """
     if samples.shape[1:] != images.shape[1:] or not len(images):
         raise ValueError(
             f"samples and images must have one shape, but are {tuple(samples.shape)} and {tuple(images.shape)}"
         )
-    distances, indices = torch.cdist(samples.flatten(1), images.flatten(1)).min(dim=1)
+    if not samples.is_floating_point() or samples.dtype != images.dtype:
+        raise ValueError(
+            f"samples and images must have one floating-point dtype, but are {samples.dtype} and {images.dtype}; "
+            "scale pixels with gan_tutorial.data.to_unit_range"
+        )
+    indices = torch.cdist(samples.flatten(1), images.flatten(1)).argmin(dim=1)
+    distances = (samples - images[indices]).flatten(1).norm(dim=1)  # cdist's own are off by 0.03 where 0 is right
     return Nearest(indices, distances)
