@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,10 +73,12 @@ def tile(images: Tensor, columns: int | None = None, padding: int = 2) -> np.nda
 
     Raises:
         DataError: the shape or the range is another.
+        ValueError: columns is not an integer of at least 1.
     """
     pixels = data.to_bytes(images).cpu()
     count, _, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    runtime.require_integer("columns", columns, least=1)
     rows = math.ceil(count / columns)
     canvas = np.full((rows * (height + padding) - padding, columns * (width + padding) - padding, 3), 128, np.uint8)
     for index, image in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
@@ -139,7 +142,7 @@ class Player:
         width: pixels; wider ones shrink to the page.
 
     Raises:
-        ValueError: no frame, no alternative text, or another number of labels than of frames.
+        ValueError: no frame, one that is no picture, no alternative text, or another number of labels than of frames.
     """
 
     def __init__(
@@ -168,7 +171,7 @@ class Player:
             f'style="width:100%;display:{"block" if i == last else "none"}">'
             for i, (src, label) in enumerate(zip(self.pictures, self.labels, strict=True))
         )
-        labels = html.escape("|".join(self.labels))
+        labels = html.escape(json.dumps(self.labels))
         delay = round(1000 * self.seconds / len(self.pictures))
         return (
             f'<div class="gan-player" id="{name}" style="max-width:{self.width}px" data-labels="{labels}">'
@@ -185,7 +188,7 @@ class Player:
 _PLAYER_SCRIPT = """(root, delay) => {
   const [images, slider] = [root.querySelectorAll("img"), root.querySelector("input")];
   const [button, output] = [root.querySelector("button"), root.querySelector("output")];
-  const labels = root.dataset.labels.split("|");
+  const labels = JSON.parse(root.dataset.labels);
   let timer = null;
   const show = () => {
     images.forEach((image, i) => { image.style.display = i == slider.value ? "block" : "none"; });
@@ -210,6 +213,9 @@ def _webp(frame: Figure | np.ndarray, width: int) -> str:
         frame.savefig(buffer, format="png", dpi=min(2 * width / frame.get_figwidth(), 160))
         picture = Image.open(buffer).convert("RGB")
     else:
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            given = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise ValueError(f"a frame must be a figure or a uint8 array (H, W, 3), but is {given}; see plotting.tile")
         picture = Image.fromarray(frame)
         factor = max(1, width // picture.width)
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
