@@ -1,5 +1,6 @@
 """The small classifiers whose features stand in for Inception's: one for digits, one for fashion."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -77,19 +78,21 @@ def train_classifier(
 
     Raises:
         DataError: the images have another shape.
+        ValueError: epochs or batch_size is not an integer of at least 1.
     """
     data.require_images(images.images[:1], (1, 28, 28))
     runtime.require_integer("epochs", epochs, least=1)
+    runtime.require_integer("batch_size", batch_size, least=1)
     shake = v2.RandomAffine(degrees=10, translate=(0.07, 0.07), scale=(0.9, 1.1), fill=0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         classifier = Classifier(len(images.classes)).to(device).train()
-        steps = epochs * (len(images) // batch_size)
+        steps = epochs * math.ceil(len(images) / batch_size)
         optimiser = torch.optim.AdamW(classifier.parameters(), weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
         for _ in tqdm(range(steps), desc="classifier"):
             chosen = torch.randint(len(images), (batch_size,))
-            batch = torch.stack([shake(image) for image in images.pixels[chosen].unflatten(0, (10, -1))]).flatten(0, 1)
+            batch = torch.cat([shake(part) for part in images.pixels[chosen].chunk(10)])  # one random map for each part
             logits = classifier(data.to_unit_range(batch).to(device))
             loss = cross_entropy(logits, images.labels[chosen].to(device), label_smoothing=0.05)
             optimiser.zero_grad()
