@@ -22,7 +22,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         usable = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ValueError(
             f"device must be one that this machine has, but is {str(name)!r}; use one of {', '.join(usable)}"
