@@ -1,5 +1,8 @@
-"""The Sphinx extension of this book: what depends on whether the repository has a public address."""
+"""The Sphinx extension of this book: buttons that depend on an address, pages that ask nothing of other machines."""
 
+from typing import Any
+
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -15,7 +18,24 @@ def offer_repository_buttons(app: Sphinx, config: Config) -> None:
     options["launch_buttons"] = options.get("launch_buttons", {}) | {"colab_url": COLAB if public else ""}
 
 
+def leave_out_thebe(app: Sphinx) -> None:
+    """Take out sphinx-thebe, which Jupyter Book always loads: it puts the address of a remote script on each page."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [listener for listener in listeners if listener.handler.__module__ != "sphinx_thebe"]
+    app.registry.css_files[:] = [file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"]
+
+
+def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Mend what is not valid in a page: ids that exercises share, and a list role whose items are no list items."""
+    if body := context.get("body"):
+        for shared in ("exercise-content", "solution-content"):
+            body = body.replace(f'<section id="{shared}">', "<section>")
+        context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
+    leave_out_thebe(app)
     app.connect("config-inited", offer_repository_buttons)
+    app.connect("html-page-context", mend_markup)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,93 @@
+"""tools/notebooks.py: what it stores, and what it refuses to store."""
+
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "# A chapter\n\nIt says what it is for.\n\n**Run time**: about 0 s on two CPU cores"
+
+specification = importlib.util.spec_from_file_location("notebooks", ROOT / "tools" / "notebooks.py")
+runner = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(runner)
+
+
+def write(folder: Path, *sources: str, first: str = FIRST) -> Path:
+    """Write a notebook that has never run."""
+    path = folder / "chapter.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(first), *map(new_code_cell, sources)]), path)
+    return path
+
+
+def test_stores_outputs_counts_and_run_time(tmp_path: Path) -> None:
+    path = write(tmp_path, "import sys\nfor i in range(2):\n    print(i)", "6 * 7")
+    seconds = runner.execute(path)
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+    assert notebook.cells[1].outputs[0].text == "0\n1\n"
+    assert notebook.cells[2].outputs[0].data == {"text/plain": "42"}
+    assert f"about {runner.shown(seconds)} s on" in notebook.cells[0].source
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert all("execution" not in cell.metadata for cell in notebook.cells)
+    assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
+
+
+def test_keeps_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:
+    bar = "from tqdm import tqdm\nfor i in tqdm(range(3), desc='training'):\n    pass\nprint('done')"
+    path = write(tmp_path, bar, "import ipywidgets\nipywidgets.IntSlider()")
+    runner.execute(path)
+    first, second = nbformat.read(path, as_version=4).cells[1:]
+    assert [output.get("name") for output in first.outputs] == ["stdout"]
+    assert second.outputs == []
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import warnings\nwarnings.warn('mind this')", "cell 1 warns"),
+        ("open('left.txt', 'w').close()", "left.txt"),
+        ("import os\nos._exit(1)", "[Kk]ernel died"),
+    ],
+)
+def test_refuses(tmp_path: Path, source: str, says: str) -> None:
+    path = write(tmp_path, source)
+    before = path.read_bytes()
+    with pytest.raises(runner.NotebookError, match=says):
+        runner.execute(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
+
+
+def test_refuses_a_notebook_without_the_line_of_the_run_time(tmp_path: Path) -> None:
+    path = write(tmp_path, "1", first="# A chapter")
+    with pytest.raises(runner.NotebookError, match="Run time"):
+        runner.execute(path)
+
+
+@pytest.mark.parametrize("text", [None, "not a notebook"])
+def test_refuses_what_it_cannot_read(tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "chapter.ipynb"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert runner.main(["execute", str(path)]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.2, 1), (9.1, 10), (10.0, 10), (10.1, 15), (41.0, 45)])
+def test_rounds_up(seconds: float, shown: int) -> None:
+    assert runner.shown(seconds) == shown
+
+
+def test_writes_the_run_time_into_the_map_of_the_cover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "BOOK", tmp_path)
+    cover = tmp_path / "index.md"
+    cover.write_text("| [A](idea/a.ipynb) | learn | – |\n| [B](idea/b.ipynb) | more | 7 s |\n", encoding="utf-8")
+    runner.update_cover(tmp_path / "idea" / "a.ipynb", 12)
+    assert cover.read_text(encoding="utf-8") == (
+        "| [A](idea/a.ipynb) | learn | 12 s |\n| [B](idea/b.ipynb) | more | 7 s |\n"
+    )

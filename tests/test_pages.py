@@ -1,0 +1,282 @@
+"""The built book in a browser: every page of the table of contents, wide and narrow, light and dark, and offline.
+
+The tests drive the system's Chromium. Where there is none they are skipped, except in CI, where that is a failure.
+"""
+
+import functools
+import http.server
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
+
+
+def pages() -> list[str]:
+    """Return the names of all pages of the table of contents, in its order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+PAGES = pages()
+CHAPTERS = [name for name in PAGES if (ROOT / f"{name}.ipynb").is_file()]
+
+
+@dataclass
+class Visit:
+    """A page that is open, and what the browser said and asked for on the way."""
+
+    name: str
+    page: Page
+    messages: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+
+def build(output: Path, *options: str) -> Path:
+    """Build the book below ``output``; return the folder of its pages."""
+    command = [JUPYTER_BOOK, "build", ROOT, "--path-output", output, "-q", *options]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return output / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pages, built anew; a warning fails the build."""
+    return build(tmp_path_factory.mktemp("book"), "-W", "--keep-going")
+
+
+@pytest.fixture(scope="session")
+def site(html: Path) -> Iterator[str]:
+    """The address of a local server of the pages."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs a browser: install Debian's package chromium")
+        pytest.skip("the pages are checked where there is a browser: install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def visit(context: BrowserContext, address: str, name: str) -> Visit:
+    """Open a page, refuse all that is asked of other machines, and wait until its equations are typeset."""
+    seen = Visit(name, context.new_page())
+
+    def local_only(route: Route) -> None:
+        url = urlsplit(route.request.url)
+        if url.scheme in ("data", "blob", "file") or url.hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            seen.foreign.append(route.request.url)
+            route.abort()
+
+    seen.page.route("**/*", local_only)
+    seen.page.on("console", lambda m: seen.messages.append(m.text) if m.type in ("error", "warning") else None)
+    seen.page.on("pageerror", lambda error: seen.messages.append(str(error)))
+    seen.page.goto(address)
+    seen.page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+    return seen
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def wide(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Visit]:
+    """Each page at 1280 pixels."""
+    context = browser.new_context(viewport=WIDE, color_scheme="light")
+    yield visit(context, f"{site}/{request.param}.html", request.param)
+    context.close()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def narrow(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Visit]:
+    """Each page at 390 pixels, as on a phone."""
+    context = browser.new_context(viewport=NARROW, color_scheme="light", has_touch=True)
+    yield visit(context, f"{site}/{request.param}.html", request.param)
+    context.close()
+
+
+def violations(page: Page, theme: str) -> list[str]:
+    """Return what axe-core calls serious or critical in a theme, with all that is folded away unfolded."""
+    page.evaluate(
+        """async theme => {
+            document.documentElement.dataset.theme = theme;
+            document.querySelectorAll("details").forEach(box => { box.open = true; });
+            document.querySelectorAll(".toggle-hidden").forEach(box => box.classList.remove("toggle-hidden"));
+            const faster = document.createElement("style");
+            faster.textContent = "* { transition: none !important; animation: none !important; }";
+            document.head.append(faster);
+            await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+        }""",
+        theme,
+    )
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{theme}: {violation['id']}: {node['html'][:160]} ({node['failureSummary']})"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+def assert_fits(seen: Visit) -> None:
+    """Fail if the page is wider than the window, or wrote to the console, or asked another machine."""
+    assert seen.messages == []
+    assert seen.foreign == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
+def test_opens_wide(wide: Visit) -> None:
+    assert_fits(wide)
+
+
+def test_opens_narrow(narrow: Visit) -> None:
+    assert_fits(narrow)
+
+
+def test_says_its_language_and_has_headings_in_order(wide: Visit) -> None:
+    assert wide.page.evaluate("document.documentElement.lang") == "en"
+    levels = wide.page.evaluate("[...document.querySelectorAll('article h1, article h2, article h3, article h4')]"
+                                ".map(heading => +heading.tagName[1])")  # fmt: skip
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+
+
+def test_images_have_alternative_text(wide: Visit) -> None:
+    texts = wide.page.evaluate("[...document.images].map(image => image.getAttribute('alt') ?? '')")
+    assert texts  # the logo, at least
+    assert [text for text in texts if not text.strip() or A_FILE_NAME.search(text)] == []
+
+
+def test_images_load(wide: Visit) -> None:
+    broken = "[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)"
+    assert wide.page.evaluate(broken) == []
+
+
+def test_equations_are_typeset(wide: Visit) -> None:
+    written, typeset, wrong = wide.page.evaluate(
+        "['article .math', 'article .math mjx-container', 'mjx-merror, [data-mml-node=merror]']"
+        ".map(selector => document.querySelectorAll(selector).length)"
+    )
+    assert typeset >= written
+    assert wrong == 0
+
+
+def test_links_lead_somewhere(wide: Visit, html: Path, site: str) -> None:
+    links = wide.page.evaluate("[...document.querySelectorAll('a[href]')].map(link => link.href)")
+    dead = []
+    for link in {link for link in links if link.startswith(site)}:
+        url = urlsplit(link)
+        target = html / unquote(url.path).lstrip("/")
+        if not target.is_file():
+            dead.append(link)
+        elif url.fragment and target.suffix == ".html":
+            anchor = re.escape(unquote(url.fragment))
+            if not re.search(rf'id="{anchor}"', target.read_text(encoding="utf-8")):
+                dead.append(link)
+    assert dead == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_is_accessible_wide(wide: Visit, theme: str) -> None:
+    assert violations(wide.page, theme) == []
+
+
+def test_is_accessible_narrow(narrow: Visit) -> None:
+    assert violations(narrow.page, "light") == []
+
+
+def test_players_play(wide: Visit) -> None:
+    for player in wide.page.locator(".gan-player").all():
+        slider, button = player.locator("input[type=range]"), player.get_by_role("button")
+        shown = "root => [...root.querySelectorAll('img')].findIndex(image => image.style.display !== 'none')"
+        slider.fill("0")
+        first, before = player.evaluate(shown), player.locator("output").inner_text()
+        button.click()
+        wide.page.wait_for_function("slider => slider.value > 0", arg=slider.element_handle())
+        assert player.evaluate(shown) == int(slider.input_value()) != first
+        assert player.locator("output").inner_text() != before
+        if button.inner_text() == "Pause":
+            button.click()
+        assert button.inner_text() == "Play"
+
+
+def test_search_finds_a_word(browser: Browser, site: str) -> None:
+    context = browser.new_context(viewport=WIDE)
+    seen = visit(context, f"{site}/search.html?q=discriminator", "search")
+    seen.page.locator("#search-results li a").first.wait_for()
+    assert seen.foreign == []
+    assert seen.messages == []
+    context.close()
+
+
+@pytest.mark.parametrize("name", [PAGES[0], *CHAPTERS[-1:]])
+def test_opens_from_a_folder(browser: Browser, html: Path, name: str) -> None:
+    context = browser.new_context(viewport=WIDE)
+    seen = visit(context, (html / f"{name}.html").as_uri(), name)
+    assert_fits(seen)
+    assert seen.page.evaluate("[...document.images].every(image => image.naturalWidth)")
+    assert seen.page.evaluate("document.fonts.ready.then(() => document.querySelectorAll('mjx-merror').length)") == 0
+    context.close()
+
+
+def test_no_button_leads_to_a_repository_that_is_not_named(html: Path) -> None:
+    for name in PAGES:
+        text = (html / f"{name}.html").read_text(encoding="utf-8")
+        assert "colab.research.google.com" not in text
+        assert "source-repository-button" not in text
+
+
+@pytest.mark.skipif(not CHAPTERS, reason="there is no chapter yet")
+def test_buttons_appear_with_the_address_of_the_repository(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    config["repository"]["url"] = "https://github.com/someone/somewhere"
+    config["sphinx"]["local_extensions"] = {
+        name: str(ROOT / folder) for name, folder in config["sphinx"]["local_extensions"].items()
+    }
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: {CHAPTERS[0]}\n", encoding="utf-8")
+    pages = build(tmp_path, "--config", str(tmp_path / "_config.yml"), "--toc", str(tmp_path / "_toc.yml"))
+    text = (pages / f"{CHAPTERS[0]}.html").read_text(encoding="utf-8")
+    assert f"https://colab.research.google.com/github/someone/somewhere/blob/main/{CHAPTERS[0]}.ipynb" in text
+    assert 'href="https://github.com/someone/somewhere"' in text
