@@ -1,5 +1,6 @@
 """The Sphinx extension of this book: buttons that depend on an address, pages that ask nothing of other machines."""
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -33,9 +34,20 @@ def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def keep_asterisks(
+    app: Sphinx, what: str, name: str, documented: object, options: dict[str, Any], lines: list[str]
+) -> None:
+    """Show a shape such as (N, *shape) as it is written; reStructuredText would take the asterisk for emphasis."""
+    for number, line in enumerate(lines):
+        parts = line.split("``")  # what stands between them is code already
+        parts[::2] = [re.sub(r"(?<=[(\s])\*(?=\w+[,)])", r"\*", part) for part in parts[::2]]
+        lines[number] = "``".join(parts)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     leave_out_thebe(app)
     app.connect("config-inited", offer_repository_buttons)
+    app.connect("autodoc-process-docstring", keep_asterisks)
     app.connect("html-page-context", mend_markup)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
