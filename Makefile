@@ -10,8 +10,8 @@ READY := .venv/.ready
 help: ## List these commands.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 18
 
-book: $(READY) ## Build the pages into _build/html; a warning is an error.
-	$(BIN)/jupyter-book build . -W --keep-going -q
+book: $(READY) ## Build all pages anew into _build/html; a warning is an error.
+	$(BIN)/jupyter-book build . --all -W --keep-going -q
 	@echo "The book is built: open _build/html/index.html"
 
 test: $(READY) ## Check the style, the package, the pages and every stored output.
