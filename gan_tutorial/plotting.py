@@ -100,7 +100,15 @@ def image_grid(images: Tensor, columns: int | None = None, title: str = "", scal
 
 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:
-    """Write images (N, C, H, W) in [-1, 1] as one PNG or JPEG; the file appears complete or not at all."""
+    """Write images (N, C, H, W) in [-1, 1] as one PNG, JPEG or WebP; the file appears complete or not at all.
+
+    Raises:
+        DataError: the images have another shape or range.
+        ValueError: the path has another ending.
+        OSError: the disk refuses; a picture that was there is kept.
+    """
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"{path} must end in .png, .jpg or .webp")
     picture = Image.fromarray(tile(images, columns))
     with runtime.replacing(path) as temporary:
         picture.save(temporary)

@@ -69,18 +69,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
     killed process leaves behind is overwritten by the next one.
 
     Raises:
-        OSError: the folder cannot be written; the old file is untouched.
+        OSError: the file cannot be written; the old one is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)}; what was there is kept", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def has_fused_adam(device: str | torch.device) -> bool:

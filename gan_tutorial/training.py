@@ -63,9 +63,9 @@ class TrainConfig:
         runtime.require_number("ema", self.ema, below=1.0)
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), but are {self.betas!r}")
-        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # Adam refuses an integer 0
         for beta in self.betas:
             runtime.require_number("each of betas", beta, below=1.0)
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # Adam refuses an integer 0
 
 
 @dataclass
@@ -112,7 +112,12 @@ class TrainState:
     def load_state_dict(self, saved: dict) -> None:
         """Take over what ``state_dict`` returned for networks and optimisers of the same make."""
         for name in ("G", "D", "G_ema", "opt_G", "opt_D"):
-            getattr(self, name).load_state_dict(saved[name])
+            getattr(self, name).load_state_dict(copy.deepcopy(saved[name]))  # an optimiser would go on in ``saved``
+        for optimiser in (self.opt_G, self.opt_D):  # fused Adam pairs numbers by their place in memory
+            for parameter, moments in optimiser.state.items():
+                for key, value in moments.items():
+                    if value.shape == parameter.shape:
+                        moments[key] = torch.empty_like(parameter).copy_(value)
         self.step = saved["step"]
 
 
@@ -137,7 +142,7 @@ class Log:
 
 
 class DivergedError(ArithmeticError):
-    """A loss became NaN or infinite; the state was put back to the last step known to be good."""
+    """A loss or a weight became NaN or infinite; the state was put back to the last step known to be good."""
 
 
 def discriminator_step(
@@ -178,16 +183,14 @@ def generator_step(
     state: TrainState, real: Tensor, fake: Tensor, labels: Tensor, objective: losses.Objective, config: TrainConfig
 ) -> dict[str, Tensor]:
     """Make one step of G, whose batch ``fake`` still carries its graph; return what it measured."""
-    state.D.requires_grad_(False)  # the gradient passes through D to G, but D's own is not wanted
     real_logits = fake_logits = state.D(fake, labels)
     if objective.pairs:
         with torch.no_grad():
             real_logits = state.D(real, labels)
     g_loss = objective.g_loss(real_logits, fake_logits)
     state.opt_G.zero_grad()
-    g_loss.backward()
+    g_loss.backward(inputs=[p for p in state.G.parameters() if p.requires_grad])  # through D, but not to its weights
     state.opt_G.step()
-    state.D.requires_grad_(True)
     update_average(state.G_ema, state.G, config.ema)
     return {"g_loss": g_loss.detach()}
 
@@ -207,8 +210,8 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
 
     Raises:
         ValueError: samples do not fit the networks, or D does not return one logit for each.
-        DivergedError: a loss became NaN or infinite. The state is then that of the last check before, which the
-            message names, so a caller may save it, lower a learning rate and go on.
+        DivergedError: a loss or a weight became NaN or infinite. The state is then that of the last check before,
+            which the message names, so a caller may save it, lower a learning rate and go on.
     """
     data = data.to(state.device)
     _require_fit(state, data)
@@ -234,9 +237,9 @@ def _require_fit(state: TrainState, data: Data) -> None:
     real, labels = data.batch(2, rng)
     if tuple(state.G.shape) != tuple(data.shape):
         raise ValueError(f"G makes samples of shape {tuple(state.G.shape)}, but the data are {tuple(data.shape)}")
-    classes = getattr(state.G, "classes", 0)
-    if classes and labels.max() >= classes:
-        raise ValueError(f"the networks know {classes} classes, but the data hold the label {int(labels.max())}")
+    classes, highest = getattr(state.G, "classes", 0), int(getattr(data, "labels", labels).max())
+    if classes and highest >= classes:
+        raise ValueError(f"the networks know {classes} classes, but the data hold the label {highest}")
     before = copy.deepcopy(state.D.state_dict())  # spectral norm's vectors move with each pass
     with torch.no_grad():
         losses.require_logits(state.D(real, labels), len(real))
@@ -244,13 +247,15 @@ def _require_fit(state: TrainState, data: Data) -> None:
 
 
 def _require_finite(logs: list[Log], state: TrainState, good: dict) -> None:
-    """Put ``good`` back into ``state`` and raise DivergedError if a loss since then is not finite."""
-    for log in logs:
-        for name in ("d_loss", "g_loss"):
-            if not math.isfinite(getattr(log, name)):
-                value = getattr(log, name)
-                state.load_state_dict(good)
-                raise DivergedError(
-                    f"{name} is {value} at step {log.step}; the state is that of step {state.step} again; "
-                    "lower the learning rates, add a penalty (r1), or look for bad data"
-                )
+    """Put ``good`` back into ``state`` and raise DivergedError if a loss since then, or a weight, is not finite."""
+    measured = [(name, getattr(log, name), log.step) for log in logs for name in ("d_loss", "g_loss")]
+    faults = [f"{name} is {value} at step {step}" for name, value, step in measured if not math.isfinite(value)]
+    weights = [*state.G.parameters(), *state.D.parameters()]
+    if not torch.stack(torch._foreach_norm(weights)).isfinite().all():  # a finite loss can have a NaN gradient
+        faults.append(f"a weight is NaN or infinite after step {state.step}")
+    if faults:
+        state.load_state_dict(good)
+        raise DivergedError(
+            f"{faults[0]}; the state is that of step {state.step} again; "
+            "lower the learning rates, add a penalty (r1), or look for bad data"
+        )
