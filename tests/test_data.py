@@ -1,0 +1,463 @@
+"""Images and points: their ranges, their batches, and every place they are read from."""
+
+import gzip
+import hashlib
+import math
+import pickle
+import shutil
+import struct
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gan_tutorial import data, runtime
+
+ASSETS = Path(data.__file__).parent / "assets"
+
+
+# Ranges
+
+
+def test_all_256_values_survive_scaling_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    scaled = data.to_unit_range(pixels)
+    assert scaled.dtype == torch.float32
+    assert (scaled.min(), scaled.max()) == (-1, 1)
+    assert torch.equal(data.to_bytes(scaled), pixels)
+    assert torch.equal(data.to_unit_range(pixels.float()), scaled)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 3]))
+def test_to_bytes_rounds_to_the_nearest_value(seed, channels):
+    images = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    back = data.to_unit_range(data.to_bytes(images))
+    assert (back - images).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_to_bytes_forgives_rounding_errors_only():
+    assert data.to_bytes(torch.full((1, 1, 1, 1), 1 + 5e-5)).item() == 255
+    with pytest.raises(data.DataError, match=r"reach 1\.001"):
+        data.to_bytes(torch.full((1, 1, 1, 1), 1.001))
+
+
+def test_nothing_is_to_scale_in_an_empty_tensor():
+    assert data.to_unit_range(torch.empty(0, 1, 2, 2)).shape == (0, 1, 2, 2)
+
+
+def test_require_images_leaves_the_graph_alone():
+    images = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    data.require_images(images, (1, 2, 2))
+    data.require_images(images.half())
+    assert images.requires_grad
+
+
+# Sets of images
+
+
+def test_an_image_set_knows_its_size_shape_and_range(pictures):
+    assert len(pictures) == 40
+    assert pictures.shape == (1, 8, 8)
+    assert pictures.images.shape == (40, 1, 8, 8)
+    assert torch.equal(pictures.images, data.to_unit_range(pictures.pixels))
+
+
+@pytest.mark.parametrize("indices", [slice(3, 7), torch.tensor([3, 4, 5, 6])])
+def test_a_subset_keeps_images_and_labels_together(pictures, indices):
+    part = pictures.subset(indices)
+    assert part.pixels[:, 0, 0, 0].tolist() == [3, 4, 5, 6]
+    assert part.labels.tolist() == [3, 0, 1, 2]
+    assert part.classes == pictures.classes
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 9))
+def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, seed, step, count):
+    images, labels = pictures.batch(count, runtime.step_rng(seed, step))
+    again, labels_again = pictures.batch(count, runtime.step_rng(seed, step))
+    assert torch.equal(images, again)
+    assert torch.equal(labels, labels_again)
+
+
+def test_a_batch_holds_images_of_the_set_with_their_labels(pictures, device):
+    images, labels = pictures.to(device).batch(400, runtime.step_rng(0, 0, device))
+    assert images.device.type == labels.device.type == device.type
+    assert images.shape == (400, 1, 8, 8)
+    indices = data.to_bytes(images.cpu())[:, 0, 0, 0].long()
+    assert torch.equal(images.cpu(), pictures.images[indices])
+    assert torch.equal(labels.cpu(), pictures.labels[indices])
+    assert indices.unique().numel() == 40, "every image is drawn, some of them often"
+
+
+def test_a_set_on_a_device_is_the_same_set(pictures, device):
+    moved = pictures.to(device)
+    assert moved.pixels.device.type == device.type
+    assert torch.equal(moved.pixels.cpu(), pictures.pixels)
+    assert moved.name == pictures.name
+
+
+# Mixtures in the plane
+
+
+def test_the_ring_has_pacgans_geometry():
+    mixture = data.ring()
+    assert mixture.centres.shape == (8, 2)
+    assert mixture.std == 0.01
+    torch.testing.assert_close(mixture.centres.norm(dim=1), torch.ones(8))
+    neighbours = (mixture.centres - mixture.centres.roll(1, 0)).norm(dim=1)
+    torch.testing.assert_close(neighbours, torch.full((8,), 2 * math.sin(math.pi / 8)))
+
+
+def test_the_grid_has_pacgans_geometry():
+    mixture = data.grid()
+    expected = {(x, y) for x in (-4.0, -2.0, 0.0, 2.0, 4.0) for y in (-4.0, -2.0, 0.0, 2.0, 4.0)}
+    assert set(map(tuple, mixture.centres.tolist())) == expected
+    assert mixture.std == 0.05
+
+
+@given(st.integers(1, 12), st.floats(0.1, 10))
+def test_mixtures_are_centred_and_scaled(size, scale):
+    for mixture, reach in ((data.ring(size, radius=scale), 1), (data.grid(size, spacing=scale), (size - 1) / 2)):
+        if size > 1:
+            assert mixture.centres.mean(0).abs().max() < 1e-5 * scale
+        assert mixture.centres.abs().max().item() == pytest.approx(scale * reach)
+
+
+def test_points_scatter_evenly_about_their_centres(device):
+    mixture = data.ring(std=0.1).to(device)
+    points, modes = mixture.batch(40_000, runtime.step_rng(1, 2, device))
+    assert points.shape == (40_000, *mixture.shape)
+    offsets = points - mixture.centres[modes]
+    share = torch.bincount(modes, minlength=8) / 40_000
+    assert (share - 1 / 8).abs().max() < 0.008  # five standard deviations
+    assert offsets.mean(0).abs().max() < 0.0025
+    assert (offsets.std(0) - 0.1).abs().max() < 0.002
+    assert abs(torch.corrcoef(offsets.T)[0, 1]) < 0.025
+
+
+# The bundled sets
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("digits", (8000, 2000)), ("fashion", (10_000, 2000))])
+def test_the_bundled_sets_are_whole(name, sizes):
+    train, test = data.load_images(name), data.load_images(name, "test")
+    assert (len(train), len(test)) == sizes
+    for images in (train, test):
+        assert images.shape == (1, 28, 28)
+        assert images.name == name
+        counts = images.labels.bincount()
+        assert len(counts) == len(images.classes) == 10
+        assert counts.min() > 0.8 * counts.float().mean(), "every class has its share"
+        assert images.pixels.min() == 0
+        assert images.pixels.max() == 255
+    seen = {image.numpy().tobytes() for image in train.pixels}
+    shared = sum(image.numpy().tobytes() in seen for image in test.pixels)
+    assert shared <= 2, f"{shared} held-out images are training images too"
+
+
+def test_bundled_images_resize_and_take_colour(held_out_digits):
+    images = data.load_images("digits", "test", size=32, channels=3)
+    assert images.shape == (3, 32, 32)
+    assert torch.equal(images.labels, held_out_digits.labels)
+    assert torch.equal(images.pixels[:, 0], images.pixels[:, 2])
+    assert abs(images.images.mean() - held_out_digits.images.mean()) < 0.01
+
+
+@pytest.fixture
+def copied_assets(tmp_path, monkeypatch) -> Path:
+    """A copy of the bundled files that a test may damage."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    for name in ("SHA256SUMS", "digits-test.npz"):
+        shutil.copy(ASSETS / name, folder)
+    monkeypatch.setattr(data.resources, "files", lambda package: tmp_path)
+    return folder
+
+
+def test_a_bundled_file_is_checked_against_its_sum(copied_assets):
+    assert data.asset("digits-test.npz") == copied_assets / "digits-test.npz"
+    content = bytearray((copied_assets / "digits-test.npz").read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    (copied_assets / "digits-test.npz").write_bytes(content)
+    with pytest.raises(data.DataError, match=r"digits-test\.npz is damaged .*install the package again"):
+        data.load_images("digits", "test")
+
+
+def test_a_missing_bundled_file_is_named(copied_assets):
+    with pytest.raises(data.DataError, match=r"digits-train\.npz is missing from .*install the package again"):
+        data.load_images("digits")
+    with pytest.raises(data.DataError, match=r"no bundled file is called 'cats'; there are .*digits-test\.npz"):
+        data.asset("cats")
+
+
+def test_every_bundled_file_has_a_sum_that_fits():
+    names = {path.name for path in ASSETS.iterdir()} - {"SHA256SUMS", "__pycache__", "__init__.py"}
+    listed = {line.split()[1] for line in (ASSETS / "SHA256SUMS").read_text().splitlines()}
+    assert {name for name in names if name.endswith((".npz", ".safetensors"))} <= listed
+    for name in listed:
+        assert data.asset(name).name == name
+
+
+# Folders
+
+
+def paint(path: Path, colour: tuple[int, ...], size: tuple[int, int] = (12, 10), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+@pytest.fixture
+def zoo(tmp_path) -> Path:
+    """Two classes, one of them nested: ten red cats, five blue dogs; and much that is no image of a class."""
+    for i in range(10):
+        paint(tmp_path / "zoo" / "cats" / ("big" if i % 2 else "small") / f"{i}.png", (200, 0, 0))
+    for i in range(5):
+        paint(tmp_path / "zoo" / "dogs" / f"{i}.JPEG", (0, 0, 200), size=(9, 30))
+    (tmp_path / "zoo" / "empty").mkdir()
+    (tmp_path / "zoo" / "notes.txt").write_text("about the animals")
+    (tmp_path / "zoo" / "cats" / "._0.png").write_bytes(b"what an archive of another system leaves")
+    paint(tmp_path / "zoo" / ".hidden" / "0.png", (0, 200, 0))
+    return tmp_path / "zoo"
+
+
+def test_subfolders_are_classes(zoo):
+    images = data.load_images(zoo)
+    assert images.classes == ("cats", "dogs")
+    assert images.labels.tolist() == [0] * 8 + [1] * 4
+    assert images.shape == (3, 32, 32)
+    assert (images.pixels[0].amin((1, 2)).tolist()) == [200, 0, 0]
+    assert images.pixels[-1, 2].float().mean() == pytest.approx(200, abs=3)  # JPEG
+
+
+def test_every_fifth_image_of_a_class_is_held_out(tmp_path):
+    for i in range(12):
+        paint(tmp_path / f"{i:02}.png", (10 * i, 0, 0))
+    train, test = data.load_images(str(tmp_path)), data.load_images(str(tmp_path), "test")
+    values = [(images.pixels[:, 0, 0, 0] // 10).tolist() for images in (train, test)]
+    assert values == [[0, 1, 2, 3, 5, 6, 7, 8, 10, 11], [4, 9]]
+    assert train.classes == (tmp_path.name,)
+
+
+def test_images_of_a_folder_take_the_wanted_shape(zoo):
+    images = data.load_images(zoo, "test", size=20, channels=1)
+    assert images.shape == (1, 20, 20)
+    assert images.labels.tolist() == [0, 0, 1]
+    assert images.pixels[0].unique().item() == pytest.approx(0.299 * 200, abs=1)
+
+
+def test_long_images_are_cropped_about_their_middle(tmp_path):
+    picture = np.zeros((10, 30, 3), np.uint8)
+    picture[:, 10:20] = 255
+    Image.fromarray(picture).save(tmp_path / "0.png")
+    assert data.load_images(tmp_path, size=10).pixels.unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("L", 7), ("RGBA", (7, 7, 7, 0)), ("P", 7), ("CMYK", (248,) * 3 + (0,))])
+def test_images_of_any_mode_become_colour(tmp_path, mode, colour):
+    paint(tmp_path / "0.tif", colour, mode=mode)
+    assert data.load_images(tmp_path).pixels.shape == (1, 3, 32, 32)
+
+
+def test_images_beside_an_empty_subfolder_are_found(tmp_path):
+    paint(tmp_path / "0.png", (0, 0, 0))
+    (tmp_path / "empty").mkdir()
+    assert len(data.load_images(tmp_path)) == 1
+
+
+def test_a_folder_without_images_tells_what_it_holds(tmp_path):
+    with pytest.raises(data.DataError, match=r"holds no image \(\.jpg.*it holds nothing"):
+        data.load_images(tmp_path)
+    (tmp_path / "report.pdf").touch()
+    with pytest.raises(data.DataError, match=r"it holds report\.pdf"):
+        data.load_images(tmp_path)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    whole = paint(tmp_path / "0.png", (1, 2, 3), size=(99, 99)).read_bytes()
+    (tmp_path / "0.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(data.DataError, match=r"0\.png is not a readable image .*mend or remove it"):
+        data.load_images(tmp_path)
+
+
+def test_one_image_is_too_few_for_a_held_out_split(tmp_path):
+    paint(tmp_path / "0.png", (0, 0, 0))
+    with pytest.raises(data.DataError, match="too few images for a test split"):
+        data.load_images(tmp_path, "test")
+
+
+# torchvision's sets, from small files in its formats
+
+
+def idx(array: np.ndarray) -> bytes:
+    """Return an array of bytes in the format of MNIST's files."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_mnist(folder: Path, packed: bool = False) -> dict[str, np.ndarray]:
+    """Write 20 training and 10 test images as torchvision unpacks them, or as a system package packs them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    written = {}
+    for split, count in (("train", 20), ("t10k", 10)):
+        written[f"{split}-images-idx3-ubyte"] = rng.integers(0, 256, (count, 28, 28))
+        written[f"{split}-labels-idx1-ubyte"] = np.arange(count) % 10
+    for name, array in written.items():
+        content = idx(array)
+        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+    return written
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch, tmp_path) -> Path:
+    """A machine without data sets: an empty home and no system package."""
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path / "share"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "home"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_torchvisions_files_are_read(nothing_installed, name, home):
+    written = write_mnist(nothing_installed / "root" / home / "raw")
+    for split, part in (("train", "train"), ("test", "t10k")):
+        images = data.load_images(name, split, root=nothing_installed / "root")
+        assert (images.pixels[:, 0].numpy() == written[f"{part}-images-idx3-ubyte"]).all()
+        assert (images.labels.numpy() == written[f"{part}-labels-idx1-ubyte"]).all()
+        assert len(images.classes) == 10
+        assert images.name == name
+
+
+def test_files_in_the_cache_at_home_are_found(nothing_installed):
+    write_mnist(nothing_installed / "home" / ".cache" / "gan_tutorial" / "MNIST" / "raw")
+    assert len(data.load_images("mnist")) == 20
+
+
+def test_files_of_a_system_package_are_found(nothing_installed):
+    written = write_mnist(nothing_installed / "share" / "datasets" / "mnist", packed=True)
+    images = data.load_images("mnist", "test", size=32)
+    assert images.shape == (1, 32, 32)
+    assert (images.labels.numpy() == written["t10k-labels-idx1-ubyte"]).all()
+    assert not (nothing_installed / "home").exists(), "nothing is unpacked for good"
+
+
+def test_ones_own_files_go_before_the_systems(nothing_installed):
+    write_mnist(nothing_installed / "share" / "datasets" / "mnist", packed=True)
+    raw = nothing_installed / "root" / "MNIST" / "raw"
+    write_mnist(raw)
+    (raw / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((20, 28, 28))))
+    assert data.load_images("mnist", root=nothing_installed / "root").pixels.max() == 0
+
+
+def test_fashion_mnist_of_the_system():
+    if data._system_folder("fashion-mnist") is None:
+        pytest.skip("the system has no package of fashion-mnist, such as Debian's dataset-fashion-mnist")
+    images = data.load_images("fashion-mnist", "test")
+    assert images.labels.bincount().tolist() == [1000] * 10
+    whole = {image.numpy().tobytes() for image in images.pixels}
+    bundled = data.load_images("fashion", "test")
+    assert all(image.numpy().tobytes() in whole for image in bundled.pixels), "the bundled part is a part of it"
+
+
+@pytest.mark.parametrize("keep", [0, 3, 12, 2000])
+def test_truncated_files_of_torchvision_are_refused(nothing_installed, keep):
+    raw = nothing_installed / "root" / "MNIST" / "raw"
+    write_mnist(raw)
+    path = raw / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(data.DataError, match=r"mnist cannot be read from .*root.*download=True"):
+        data.load_images("mnist", root=nothing_installed / "root")
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:40], lambda c: b"no gzip", lambda c: c[:200] + b"\0" * 40 + c[240:]])
+def test_damaged_files_of_a_system_package_are_refused(nothing_installed, damage):
+    folder = nothing_installed / "share" / "datasets" / "mnist"
+    write_mnist(folder, packed=True)
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(data.DataError, match=r"mnist cannot be read"):
+        data.load_images("mnist")
+
+
+def test_missing_files_tell_how_to_get_them(nothing_installed):
+    with pytest.raises(data.DataError, match=r"mnist cannot be read from .*gan_tutorial.*root=.*download=True"):
+        data.load_images("mnist")
+    with pytest.raises(data.DataError, match="cifar10 cannot be read from"):
+        data.load_images("cifar10")
+
+
+def test_download_is_torchvisions(nothing_installed, monkeypatch):
+    def fetch(self):
+        write_mnist(Path(self.raw_folder))
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+    assert len(data.load_images("mnist", download=True)) == 20
+
+
+def test_a_failed_download_is_told(nothing_installed, monkeypatch):
+    def fail(self):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fail)
+    with pytest.raises(data.DataError, match="no route to host"):
+        data.load_images("mnist", download=True)
+
+
+@pytest.fixture
+def cifar(nothing_installed, monkeypatch) -> tuple[Path, np.ndarray]:
+    """CIFAR-10 with four images in each file, and torchvision told their sums."""
+    root = nothing_installed / "root"
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 3072)).astype(np.uint8)
+
+    def write(name: str, content: dict) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    sums = [
+        [name, write(name, {"data": pixels[4 * i : 4 * i + 4], "labels": [i, 9, 0, 1]})] for i, name in enumerate(names)
+    ]
+    kind = torchvision.datasets.CIFAR10
+    meta = write(kind.meta["filename"], {"label_names": [f"class {i}" for i in range(10)]})
+    monkeypatch.setattr(kind, "train_list", sums[:5])
+    monkeypatch.setattr(kind, "test_list", sums[5:])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": meta})
+    return root, pixels.reshape(24, 3, 32, 32)
+
+
+def test_cifar10_keeps_its_colours_and_rows(cifar):
+    root, pixels = cifar
+    train, test = (data.load_images("cifar10", split, root=root) for split in data.SPLITS)
+    assert (train.pixels.numpy() == pixels[:20]).all()
+    assert (test.pixels.numpy() == pixels[20:]).all()
+    assert test.labels.tolist() == [5, 9, 0, 1]
+    assert test.classes[9] == "class 9"
+    assert train.pixels.is_contiguous()
+
+
+def test_cifar10_turns_grey(cifar):
+    root, pixels = cifar
+    grey = data.load_images("cifar10", "test", root=root, channels=1).pixels
+    weights = np.array([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)
+    assert np.abs(grey.numpy() - (pixels[20:] * weights).sum(1, keepdims=True)).max() < 1.1  # torchvision rounds down
+
+
+def test_a_tampered_pickle_of_cifar10_is_not_opened(cifar):
+    """Unpickling can run code, so the sum is compared before."""
+    root, _ = cifar
+    path = root / "cifar-10-batches-py" / "test_batch"
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (root / "sprung",))
+
+    path.write_bytes(pickle.dumps({"data": Trap(), "labels": []}))
+    with pytest.raises(data.DataError, match="cifar10 cannot be read"):
+        data.load_images("cifar10", "test", root=root)
+    assert not (root / "sprung").exists()

@@ -1,0 +1,64 @@
+"""The bundled classifiers know their sets, and features depend on one image only."""
+
+import pytest
+import torch
+
+from gan_tutorial import data, features
+
+
+@pytest.mark.parametrize(("name", "accuracy"), [("digits", 0.98), ("fashion", 0.88)])
+def test_the_bundled_classifiers_know_held_out_images(name, accuracy):
+    images = data.load_images(name, "test")
+    classifier = features.load_classifier(name)
+    described, predicted = classifier.describe(images.images)
+    assert described.shape == (2000, features.FEATURES)
+    assert described.dtype == torch.float32
+    assert not described.requires_grad
+    assert (predicted == images.labels).float().mean() > accuracy
+    assert torch.linalg.matrix_rank(torch.cov(described.double().T)) == features.FEATURES, "a covariance of full rank"
+
+
+@pytest.mark.parametrize(("name", "bundled"), [("mnist", "digits"), ("fashion-mnist", "fashion")])
+def test_the_full_sets_share_the_bundled_classifiers(name, bundled):
+    pair = [features.load_classifier(n).state_dict() for n in (name, bundled)]
+    assert all(torch.equal(pair[0][key], pair[1][key]) for key in pair[0])
+
+
+def test_features_depend_on_one_image_only(held_out_digits, device):
+    classifier = features.load_classifier("digits", device)
+    images = held_out_digits.images[:40]
+    described, predicted = classifier.describe(images)
+    assert described.device.type == device.type
+    in_parts, predicted_in_parts = classifier.train().describe(images, batch_size=7)
+    torch.testing.assert_close(in_parts, described, rtol=1e-3, atol=1e-3)
+    assert torch.equal(predicted, predicted_in_parts)
+    assert not classifier.training, "batch statistics are frozen"
+    torch.testing.assert_close(classifier(images.to(device)).argmax(1), predicted)
+
+
+def test_training_learns_and_the_weights_can_be_saved(held_out_digits, tmp_path):
+    images = held_out_digits.subset(held_out_digits.labels < 2).subset(slice(300))
+    classifier = features.train_classifier(images, epochs=4, batch_size=40)
+    described, predicted = classifier.describe(images.images)
+    assert (predicted == images.labels).float().mean() > 0.9, "chance is one half"
+
+    features.save_classifier(classifier, tmp_path / "new" / "classifier.safetensors")
+    loaded = features.Classifier()
+    loaded.load_state_dict(features.load_file(tmp_path / "new" / "classifier.safetensors"))
+    assert torch.equal(loaded.describe(images.images)[0], described)
+
+
+def test_training_repeats_and_leaves_the_global_generator_alone(held_out_digits):
+    images = held_out_digits.subset(slice(50))
+    before = torch.get_rng_state()
+    first, again, other = (features.train_classifier(images, epochs=1, batch_size=20, seed=s) for s in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    weights = [network.state_dict()["trunk.0.weight"] for network in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not first.training
+
+
+def test_training_takes_fewer_images_than_a_batch(held_out_digits):
+    classifier = features.train_classifier(held_out_digits.subset(slice(0, 12)), epochs=2, batch_size=25)
+    assert classifier.head[-1].out_features == 10

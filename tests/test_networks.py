@@ -1,0 +1,180 @@
+"""The two pairs: sizes, ranges, labels, normalisation, and settings from which they can be built again."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from gan_tutorial import networks
+
+PAIRS = {
+    "mlp": (networks.MLPGenerator, networks.MLPDiscriminator),
+    "conv": (networks.ConvGenerator, networks.ConvDiscriminator),
+}
+
+
+def linears(network: nn.Module) -> list[tuple[int, int]]:
+    return [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
+
+
+def test_the_articles_pair():
+    G, D = networks.MLPGenerator(), networks.MLPDiscriminator()
+    assert linears(G) == [(100, 256), (256, 512), (512, 1024), (1024, 784)]
+    assert linears(D.layers) + linears(D.last) == [(784, 1024), (1024, 512), (512, 256), (256, 1)]
+    assert [type(m) for m in G.layers][1::2] == [nn.ReLU, nn.ReLU, nn.ReLU, nn.Tanh]
+    assert [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)] == [0.2] * 3
+    assert not any(isinstance(m, nn.Sigmoid) for m in D.modules()), "the losses take logits"
+
+
+def test_parameters_are_counted_as_by_hand():
+    G, D = networks.MLPGenerator(), networks.MLPDiscriminator()
+    for network, expected in ((G, 1_486_352), (D, 1_460_225)):
+        by_hand = sum(inputs * outputs + outputs for inputs, outputs in linears(network))
+        assert networks.count_parameters(network) == by_hand == expected
+    G.layers[0].requires_grad_(False)
+    assert networks.count_parameters(G) == 1_486_352 - 100 * 256 - 256
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 4, 4)])
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_pairs_fit_each_other(kind, shape, classes, spectral):
+    config = networks.NetworkConfig(
+        kind=kind, shape=shape, latent_dim=5, width=4, classes=classes, spectral=spectral
+    )  # fmt: skip
+    G, D = config.build()
+    labels = torch.tensor([0, 2, 1]) if classes else None
+    samples = G(10 * torch.randn(3, 5), labels)
+    assert samples.shape == (3, *shape)
+    assert samples.abs().max() <= 1
+    assert D(samples, labels).shape == (3,)
+
+
+def test_points_in_the_plane_are_not_bound_to_the_range_of_tanh():
+    torch.manual_seed(0)
+    G, D = networks.MLPGenerator(4, (2,), hidden=(8,)), networks.MLPDiscriminator((2,), hidden=(8,))
+    points = G(1000 * torch.randn(16, 4))
+    assert points.shape == (16, 2)
+    assert points.abs().max() > 1
+    assert D(points).shape == (16,)
+
+
+def test_a_discriminator_without_hidden_layers_is_linear():
+    D = networks.MLPDiscriminator((2,), hidden=())
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(D(x), x @ D.last.weight[0] + D.last.bias)
+    labelled = networks.MLPDiscriminator((2,), hidden=(), classes=2)
+    assert labelled(x, torch.zeros(5, dtype=torch.int64)).shape == (5,)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_generator_draws_another_sample_for_another_label(kind):
+    torch.manual_seed(0)
+    G, _ = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), latent_dim=5, width=4, classes=3).build()
+    z = torch.randn(1, 5)
+    first, second = (G.eval()(z, torch.tensor([label])) for label in (0, 1))
+    assert (first - second).abs().max() > 1e-3
+    inner = torch.cat([z, G.embedding(torch.tensor([1]))], dim=1)
+    torch.testing.assert_close(second.flatten(), G.layers(inner).flatten())
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_discriminator_projects_its_features_on_the_label(kind):
+    """Miyato and Koyama 2018, equation 3: logit = ⟨embedding of the label, features⟩ + w·features + b."""
+    torch.manual_seed(0)
+    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, classes=3).build()
+    images, labels = torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 2, 2, 1])
+    features = D.layers(images)
+    expected = torch.stack([D.last(f)[0] + D.embedding.weight[y] @ f for f, y in zip(features, labels, strict=True)])
+    torch.testing.assert_close(D(images, labels), expected)
+
+
+def test_labels_are_ignored_by_networks_without_classes():
+    G, D = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=5, width=4).build()
+    z = torch.randn(2, 5)
+    assert torch.equal(G(z, torch.tensor([7, 8])), G(z))
+    images = torch.zeros(2, 1, 8, 8)
+    assert torch.equal(D(images, torch.tensor([7, 8])), D(images))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_logit_depends_on_its_own_sample_alone(kind, spectral):
+    """So real and generated samples may go through in one pass, and gradient penalties mean what they say."""
+    torch.manual_seed(0)
+    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, spectral=spectral).build()
+    D.eval()
+    images = torch.rand(6, 1, 8, 8) * 2 - 1
+    alone = torch.cat([D(image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(D(images), alone)
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in D.modules())
+
+
+def test_every_pixel_is_written_equally_often():
+    """No checkerboard: with weights of 1 a flat input gives a flat image, away from the border."""
+    G = networks.ConvGenerator(latent_dim=5, width=4)
+    upscaling = [m for m in G.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert len(upscaling) == 2
+    for layer in upscaling:
+        nn.init.ones_(layer.weight)
+        written = layer(torch.ones(1, layer.in_channels, 7, 7))
+        assert written.shape[-1] == 14
+        inner = written[0, 0, 1:-1, 1:-1]
+        assert inner.max() - inner.min() < 1e-5
+    crooked = nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, bias=False)
+    nn.init.ones_(crooked.weight)
+    inner = crooked(torch.ones(1, 1, 7, 7))[0, 0, 1:-1, 1:-1]
+    assert inner.max() - inner.min() > 1, "a kernel that is no multiple of the stride would show in this test"
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_spectral_norm_makes_the_largest_singular_value_one(kind):
+    torch.manual_seed(0)
+    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, classes=3, spectral=True).build()
+    networks.initialise(D, std=0.5)
+    images, labels = torch.rand(2, 1, 8, 8) * 2 - 1, torch.tensor([0, 1])
+    for _ in range(100):  # each pass in training mode is one step of the power iteration
+        D(images, labels)
+    layers = [m for m in D.eval().modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding)]
+    assert len(layers) == {"mlp": 5, "conv": 4}[kind]
+    for layer in layers:
+        raw = layer.parametrizations.weight.original.flatten(1)
+        assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, abs=0.02)
+        torch.testing.assert_close(
+            layer.weight.flatten(1), raw / torch.linalg.svdvals(raw)[0], rtol=0.02, atol=1e-4
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("spectral", [False, True])
+def test_initialise_draws_weights_and_leaves_batch_norm(kind, spectral):
+    torch.manual_seed(0)
+    for network in networks.NetworkConfig(kind=kind, shape=(1, 28, 28), spectral=spectral).build():
+        assert networks.initialise(network, std=0.1) is network
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.weight.unique().item() == 1
+                assert not module.bias.any()
+            elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                parametrised = spectral and hasattr(module, "parametrizations")
+                weight = module.parametrizations.weight.original if parametrised else module.weight
+                margin = 5 * 0.1 / weight.numel() ** 0.5  # five standard errors of a mean of N(0, 0.1²)
+                assert abs(weight.mean()) < margin
+                assert abs(weight.std() - 0.1) < margin
+                assert module.bias is None or not module.bias.any()
+
+
+def test_settings_survive_json():
+    config = networks.NetworkConfig(kind="mlp", shape=(3, 8, 8), latent_dim=7, classes=2, spectral=True)
+    again = networks.NetworkConfig(**json.loads(json.dumps(config.as_dict())))
+    assert again == config
+    assert again.shape == (3, 8, 8)
+    first, second = (networks.count_parameters(c.build()[1]) for c in (config, again))
+    assert first == second
+
+
+def test_the_width_of_the_convolutional_pair():
+    narrow, wide = (networks.NetworkConfig(width=width).build() for width in (4, 8))
+    assert all(networks.count_parameters(n) < networks.count_parameters(w) for n, w in zip(narrow, wide, strict=True))
