@@ -241,10 +241,12 @@ def test_players_play(wide: Visit) -> None:
         assert button.inner_text() == "Play"
 
 
-def test_search_finds_a_word(browser: Browser, site: str) -> None:
+@pytest.mark.parametrize("way", ["server", "folder"])
+def test_search_finds_a_word(browser: Browser, html: Path, site: str, way: str) -> None:
     context = browser.new_context(viewport=WIDE)
-    seen = visit(context, f"{site}/search.html?q=discriminator", "search")
-    seen.page.locator("#search-results li a").first.wait_for()
+    address = f"{site}/search.html" if way == "server" else (html / "search.html").as_uri()
+    seen = visit(context, f"{address}?q=discriminator", "search")
+    seen.page.locator("#search-results li a", has_text="Glossary").first.wait_for()
     assert seen.foreign == []
     assert seen.messages == []
     context.close()

@@ -16,3 +16,6 @@ addEventListener("load", () => {
   ready.then(markScrolling);
   new ResizeObserver(markScrolling).observe(document.body);
 });
+
+// A browser does not let a page opened from a folder read other pages: there the search lists titles without excerpts.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
