@@ -34,6 +34,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
 
@@ -102,6 +103,7 @@ def browser() -> Iterator[Browser]:
 def visit(context: BrowserContext, address: str, name: str) -> Visit:
     """Open a page, refuse all that is asked of other machines, and wait until its equations are typeset."""
     seen = Visit(name, context.new_page())
+    seen.page.set_default_timeout(PATIENCE)
 
     def local_only(route: Route) -> None:
         url = urlsplit(route.request.url)
