@@ -43,8 +43,10 @@ class Classifier(nn.Module):
 
         Raises:
             DataError: another shape, dtype or range, or NaN.
+            ValueError: batch_size is not an integer of at least 1.
         """
         data.require_images(images, (1, 28, 28))
+        runtime.require_integer("batch_size", batch_size, least=1)
         self.eval()
         device = next(self.parameters()).device
         features = torch.cat([self.trunk(part.to(device)) for part in images.split(batch_size)])

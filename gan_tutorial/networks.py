@@ -31,6 +31,7 @@ class Generator(nn.Module):
     def __init__(self, latent_dim: int, shape: Sequence[int], classes: int = 0) -> None:
         super().__init__()
         runtime.require_integer("latent_dim", latent_dim, least=1)
+        _require_sizes("shape", shape)
         runtime.require_integer("classes", classes, least=0)
         self.latent_dim, self.shape, self.classes = latent_dim, tuple(shape), classes
         self.embedding = nn.Embedding(classes, latent_dim) if classes else None
@@ -62,6 +63,7 @@ class Discriminator(nn.Module):
     def __init__(self, shape: Sequence[int], features: int, classes: int = 0) -> None:
         super().__init__()
         runtime.require_integer("classes", classes, least=0)
+        _require_sizes("shape", shape)
         self.shape, self.classes = tuple(shape), classes
         self.last = nn.Linear(features, 1)
         self.embedding = nn.Embedding(classes, features) if classes else None
@@ -80,6 +82,11 @@ class Discriminator(nn.Module):
         if self.embedding is not None:
             logits = logits + (self.embedding(labels) * features).sum(1)
         return logits
+
+
+def _require_sizes(name: str, sizes: Sequence[int]) -> None:
+    for size in sizes:
+        runtime.require_integer(f"each number of {name}", size, least=1)
 
 
 def require_labels(labels: Tensor | None, count: int, classes: int) -> None:
@@ -117,6 +124,7 @@ class MLPGenerator(Generator):
         classes: int = 0,
     ) -> None:
         super().__init__(latent_dim, shape, classes)
+        _require_sizes("hidden", hidden)
         self.layers = nn.Sequential()
         width = self.input_dim
         for size in hidden:
@@ -137,6 +145,7 @@ class MLPDiscriminator(Discriminator):
         classes: int = 0,
         spectral: bool = False,
     ) -> None:
+        _require_sizes("hidden", hidden)
         super().__init__(shape, [math.prod(shape), *hidden][-1], classes)
         self.layers = nn.Sequential(nn.Flatten())
         width = math.prod(shape)
@@ -148,7 +157,7 @@ class MLPDiscriminator(Discriminator):
 
 
 class ConvGenerator(Generator):
-    """A linear layer to a quarter of the image's size, then two transposed convolutions that double it.
+    """A linear layer to a quarter of the image's size, a convolution there, then two transposed ones that double it.
 
     BatchNorm and ReLU stand between, tanh at the end, as in DCGAN (Radford et al. 2016). The kernel, 4, is a multiple
     of the stride, 2, so that every pixel is written equally often (Odena et al. 2016, on checkerboards).
@@ -168,6 +177,9 @@ class ConvGenerator(Generator):
             nn.Unflatten(1, (2 * width, quarter, quarter)),  # (N, 2w, 7, 7)
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False),  # (N, 2w, 7, 7)
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False),  # (N, w, 14, 14)
             nn.BatchNorm2d(width),
             nn.ReLU(),
@@ -177,13 +189,13 @@ class ConvGenerator(Generator):
 
 
 class ConvDiscriminator(Discriminator):
-    """Two convolutions that halve the image, then a linear layer; LeakyReLU between, no BatchNorm.
+    """Three convolutions that halve the image, then two linear layers; LeakyReLU between, no BatchNorm.
 
     Without BatchNorm a logit depends on its own sample alone, so gradient penalties are allowed, and real and
     generated samples may go through in one pass.
 
     Args:
-        width: channels at half the image's size; twice as many at a quarter.
+        width: channels at half the image's size; twice as many at a quarter, four times at an eighth.
         spectral: divide every weight matrix by its largest singular value (Miyato et al. 2018).
     """
 
@@ -192,13 +204,17 @@ class ConvDiscriminator(Discriminator):
     ) -> None:
         channels, quarter = _require_image_shape(shape)
         runtime.require_integer("width", width, least=1)
-        super().__init__(shape, 2 * width * quarter * quarter, classes)
+        super().__init__(shape, 8 * width, classes)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 4, stride=2, padding=1),  # (N, w, 14, 14)
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # (N, 2w, 7, 7)
             nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),  # (N, 4w, 3, 3)
+            nn.LeakyReLU(0.2),
             nn.Flatten(),
+            nn.Linear(4 * width * (quarter // 2) ** 2, 8 * width),  # (N, 8w)
+            nn.LeakyReLU(0.2),
         )
         if spectral:
             add_spectral_norm(self)
@@ -206,9 +222,9 @@ class ConvDiscriminator(Discriminator):
 
 def _require_image_shape(shape: Sequence[int]) -> tuple[int, int]:
     """Return channels and a quarter of the side, or raise ValueError where the shape does not fit."""
-    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2] or shape[1] % 4 or shape[1] < 4:
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2] or shape[1] % 4 or shape[1] < 8:
         raise ValueError(
-            "a convolutional network needs a shape (C, S, S) with C = 1 or 3 and S a multiple of 4, "
+            "a convolutional network needs a shape (C, S, S) with C = 1 or 3 and S a multiple of 4 from 8 on, "
             f"such as (1, 28, 28) or (3, 32, 32), but got {tuple(shape)}"
         )
     return shape[0], shape[1] // 4

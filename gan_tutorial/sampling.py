@@ -35,8 +35,9 @@ def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: in
     G is put in evaluation mode for the purpose, so that a sample depends on its own z alone, and then back.
 
     Raises:
-        ValueError: z or labels do not fit G, or a sample is not finite.
+        ValueError: z or labels do not fit G, batch_size is below 1, or a sample is not finite.
     """
+    runtime.require_integer("batch_size", batch_size, least=1)
     device, was_training = next(G.parameters()).device, G.training
     networks.require_labels(labels, len(z), getattr(G, "classes", 0))
     inputs = (z,) if labels is None else (z, labels)
