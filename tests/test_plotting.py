@@ -77,9 +77,14 @@ def test_a_saved_grid_reads_back(pictures, tmp_path):
         assert saved.format == "JPEG"
 
 
-def test_a_grid_that_cannot_be_saved_leaves_nothing_behind(pictures, tmp_path):
-    with pytest.raises(ValueError, match="unknown file extension"):
-        plotting.save_grid(pictures.images, tmp_path / "grid.nonsense")
+def test_a_grid_that_cannot_be_saved_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
+    def fail(self, file):
+        file.write_bytes(b"half a pi")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save_grid(pictures.images, tmp_path / "grid.png")
     assert list(tmp_path.iterdir()) == []
 
 
