@@ -167,7 +167,7 @@ class ConvGenerator(Generator):
     """
 
     def __init__(
-        self, latent_dim: int = 64, shape: Sequence[int] = (1, 28, 28), width: int = 32, classes: int = 0
+        self, latent_dim: int = 64, shape: Sequence[int] = (1, 28, 28), width: int = 24, classes: int = 0
     ) -> None:
         super().__init__(latent_dim, shape, classes)
         channels, quarter = _require_image_shape(shape)
@@ -200,7 +200,7 @@ class ConvDiscriminator(Discriminator):
     """
 
     def __init__(
-        self, shape: Sequence[int] = (1, 28, 28), width: int = 32, classes: int = 0, spectral: bool = False
+        self, shape: Sequence[int] = (1, 28, 28), width: int = 24, classes: int = 0, spectral: bool = False
     ) -> None:
         channels, quarter = _require_image_shape(shape)
         runtime.require_integer("width", width, least=1)
@@ -274,9 +274,9 @@ class NetworkConfig:
     kind: str = "conv"
     shape: tuple[int, ...] = (1, 28, 28)
     latent_dim: int = 64
-    width: int = 32
+    width: int = 24
     classes: int = 0
-    spectral: bool = False
+    spectral: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))  # JSON gives a list

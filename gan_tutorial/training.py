@@ -26,7 +26,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train.
+    """How to train; by default, what serves the convolutional pair with spectral norm and the hinge loss well.
 
     Attributes:
         steps: updates of each network in all, counted from a fresh state.
@@ -42,9 +42,9 @@ class TrainConfig:
 
     steps: int = 2000
     batch_size: int = 64
-    lr_G: float = 2e-4
-    lr_D: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    lr_G: float = 2e-3
+    lr_D: float = 1e-3
+    betas: tuple[float, float] = (0.0, 0.99)
     ema: float = 0.995
     r1: float = 0.0
     r2: float = 0.0
