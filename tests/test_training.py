@@ -217,7 +217,8 @@ def test_one_step_equals_the_same_step_written_out(samples):
     list(training.train(state, samples["mlp"], losses.objective("non_saturating"), config))
 
     G, D = by_hand.G, by_hand.D
-    opt_G, opt_D = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=False) for n in (G, D))
+    rates = ((G, config.lr_G), (D, config.lr_D))
+    opt_G, opt_D = (torch.optim.Adam(n.parameters(), rate, config.betas, fused=False) for n, rate in rates)
     rng = training.runtime.step_rng(0, 0)
     real, _ = samples["mlp"].batch(4, rng)
     fake = G(torch.randn(4, 5, generator=rng))
