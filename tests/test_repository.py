@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def test_the_table_of_contents_names_every_page_once() -> None:
         path.relative_to(ROOT).with_suffix("").as_posix() for path in pages if ".ipynb_checkpoints" not in path.parts
     ]
     assert sorted(names) == sorted(present)
+
+
+def test_every_notebook_is_checked_by_the_bare_command() -> None:
+    """Tools leave out folders called build by themselves; one of the book's parts has that name."""
+    notebooks = {path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    names = {path.relative_to(ROOT).as_posix() for path in notebooks}
+    for command in (["pytest", "--nbval", "book", "--collect-only", "-q"], ["ruff", "check", "--show-files"]):
+        tool = Path(sys.executable).with_name(command[0])
+        listing = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert {name for name in names if name not in listing} == set()
 
 
 def test_references_are_complete_and_in_order() -> None:
