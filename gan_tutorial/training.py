@@ -215,6 +215,9 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
     """
     data = data.to(state.device)
     _require_fit(state, data)
+    for optimiser, rate in ((state.opt_G, config.lr_G), (state.opt_D, config.lr_D)):
+        for group in optimiser.param_groups:  # a resumed run may go on with other settings
+            group |= {"lr": rate, "betas": config.betas}
     good, logs = copy.deepcopy(state.state_dict()), []
     while state.step < config.steps:
         rng = runtime.step_rng(config.seed, state.step, state.device)

@@ -426,3 +426,11 @@ def test_a_fresh_state_is_where_it_should_be(device):
     ours = {id(p) for p in state.G.parameters()}
     assert ours == {id(p) for group in state.opt_G.param_groups for p in group["params"]}
     assert not ours & {id(p) for p in state.G_ema.parameters()}
+
+
+def test_the_learning_rates_are_those_of_the_configuration(samples):
+    """A state made, or resumed, with other rates goes on with the ones that ``train`` was given."""
+    state, wanted = fresh(config=SMALL), replace(SMALL, steps=1, lr_G=0.5, lr_D=0.25, betas=(0.1, 0.2))
+    list(training.train(state, samples["mlp"], losses.objective("hinge"), wanted))
+    groups = state.opt_G.param_groups + state.opt_D.param_groups
+    assert [(group["lr"], group["betas"]) for group in groups] == [(0.5, (0.1, 0.2)), (0.25, (0.1, 0.2))]
