@@ -62,3 +62,14 @@ def test_training_repeats_and_leaves_the_global_generator_alone(held_out_digits)
 def test_training_takes_fewer_images_than_a_batch(held_out_digits):
     classifier = features.train_classifier(held_out_digits.subset(slice(0, 12)), epochs=2, batch_size=25)
     assert classifier.head[-1].out_features == 10
+
+
+@pytest.mark.parametrize(("name", "percent"), [("digits", "99.2 %"), ("fashion", "90.5 %")])
+def test_the_accuracy_that_the_readme_of_the_assets_states(name, percent):
+    held_out = data.load_images(name, "test")
+    _, predicted = features.load_classifier(name).describe(held_out.images)
+    accuracy = (predicted == held_out.labels).double().mean().item()
+    stated = float(percent.removesuffix(" %")) / 100
+    assert accuracy == pytest.approx(stated, abs=0.001)
+    readme = data.asset(f"{name}-classifier.safetensors").with_name("README.md")
+    assert percent in readme.read_text()
