@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from gan_tutorial import data, losses, metrics, networks, training
 
@@ -150,6 +151,15 @@ def test_the_generators_step_gives_d_no_gradient(samples, objective):
     assert list(bits(before)) == list(bits(state.D.state_dict()))
 
 
+@pytest.mark.parametrize("objective", losses.OBJECTIVES)
+def test_the_generators_loss_is_that_of_the_batchs_logits(samples, objective):
+    state = fresh()
+    real, fake, labels, config, _ = step_parts(state, samples["mlp"])
+    expected = losses.objective(objective).g_loss(state.D(real), state.D(fake)).item()
+    step = training.generator_step(state, real, fake, labels, losses.objective(objective), config)
+    assert step["g_loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_average_never_gets_gradients_and_stays_in_evaluation_mode(samples):
     state = fresh("conv")
     for _ in training.train(state, samples["conv"], losses.objective("relativistic"), SMALL):
@@ -276,8 +286,7 @@ def test_breaks_change_no_bit(samples, device, kind, breaks):
         for log in training.train(state, samples[kind], objective, config):
             if log.step == stop:
                 break
-        saved = copy.deepcopy(state.state_dict())
-        saved = {**saved, "D": {k: v.contiguous() for k, v in saved["D"].items()}}  # files keep no memory layout
+        saved = tree_map_only(torch.Tensor, torch.Tensor.contiguous, copy.deepcopy(state.state_dict()))  # as in a file
         state = fresh(kind, config, device, seed=99, spectral=True)
         state.load_state_dict(saved)
         assert state.step == stop

@@ -79,6 +79,8 @@ def test_the_game_figure_tells_js_and_value():
     apart = widgets.draw_game(3, 0.3).axes[0]
     told = float(re.search(r"JS = ([\d.]+)", apart.get_title()).group(1))
     assert 0.5 < told < math.log(2)
+    value = float(re.search(r"= (-?[\d.]+)$", apart.get_title()).group(1))
+    assert value == pytest.approx(2 * told - math.log(4), abs=2e-3)
 
 
 def test_the_best_discriminator_follows_its_controls(shown):
