@@ -89,7 +89,6 @@ def run(notebook: NotebookNode) -> float:
             timeout=CELL_TIMEOUT,
             kernel_name="python3",
             record_timing=False,
-            store_widget_state=False,
             resources={"metadata": {"path": folder}},
         )
         start = time.perf_counter()
