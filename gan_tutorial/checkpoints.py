@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -119,14 +120,19 @@ def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
-    """Return the header and the tensors of a checkpoint, after checking that they are whole."""
+    """Return the header and the tensors of a checkpoint, after checking that they are whole.
+
+    The file is read in one go: a reader that opened it twice, for the header and for the tensors, could meet two
+    files while a running training replaces it.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}; train first, or give another path")
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dictionary
+        content = path.read_bytes()
+        tensors = from_bytes(content)
+        length = int.from_bytes(content[:8], "little")  # of the header, which follows as JSON
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); use an older checkpoint") from error
     if header.get("format") != json.dumps(FORMAT):

@@ -161,6 +161,34 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def _save_without_end(path, stop):
+    """Save one state over another, as a training does; the target of a process."""
+    torch.set_num_threads(1)
+    state = fresh(training.TrainConfig())
+    while not stop.is_set():
+        with torch.no_grad():
+            next(state.G.parameters()).add_(1e-3)
+        state.step += 1
+        checkpoints.save(state, path, {})
+
+
+def test_a_checkpoint_can_be_read_while_a_run_replaces_it(tmp_path):
+    context, path = multiprocessing.get_context("spawn"), tmp_path / "a.safetensors"
+    stop = context.Event()
+    writer = context.Process(target=_save_without_end, args=(path, stop))
+    writer.start()
+    try:
+        while not path.exists():
+            time.sleep(0.05)
+            assert writer.exitcode is None
+        steps = [checkpoints.read_settings(path)["step"] for _ in range(3000)]
+    finally:
+        stop.set()
+        writer.join()
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 100, "the file was not replaced often enough to test anything"
+
+
 def test_another_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(2)}, path)
