@@ -192,25 +192,39 @@ def _resume(state: training.TrainState, out: Path, settings: dict) -> list[dict]
         return []
     saved = checkpoints.read_settings(out / CHECKPOINT)
     wanted, free = json.loads(json.dumps(settings)), ("steps", "check_every")
-    for name in ("data", "objective", "network", "train"):
-        then, now = (({name: part[name]} if isinstance(part[name], str) else part[name]) for part in (saved, wanted))
-        changed = [f"{key} was {then[key]}, is {now[key]}" for key in now if key not in free and then[key] != now[key]]
-        if changed:
-            raise ValueError(
-                f"{out} was trained otherwise ({'; '.join(changed)}); repeat its options, or give another --out"
-            )
+    then, now = _flat(saved), _flat(wanted)
+    changed = [
+        f"{key} was {then.get(key, 'not stated')}, is {value}"
+        for key, value in now.items()
+        if key not in free and then.get(key) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{out} was trained otherwise ({'; '.join(changed)}); repeat its options, or give another --out"
+        )
     if saved["step"] > settings["train"]["steps"]:
         raise ValueError(f"{out} has made {saved['step']} steps already; give --steps above that to go on")
     checkpoints.restore(state, out / CHECKPOINT)
     path = out / "log.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [
-            {"step": int(r["step"]), "d_loss": float(r["d_loss"]), "g_loss": float(r["g_loss"])}
-            for r in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="") as file:
+            rows = [
+                {"step": int(r["step"]), "d_loss": float(r["d_loss"]), "g_loss": float(r["g_loss"])}
+                for r in csv.DictReader(file)
+            ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the log of a run ({error}); remove it to go on without its curve") from error
     return [row for row in rows if row["step"] <= state.step]
+
+
+def _flat(settings: dict) -> dict:
+    """Return settings with the groups in them, such as ``network``, replaced by what they hold."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _write_log(rows: list[dict], out: Path) -> None:

@@ -119,6 +119,9 @@ class Mixture:
     centres: Tensor
     std: float
 
+    def __post_init__(self) -> None:
+        runtime.require_number("std", self.std, strict=True)
+
     @property
     def shape(self) -> tuple[int]:
         """The shape (2,) of one point."""

@@ -209,6 +209,7 @@ NETWORKS = [
     Case("no units", lambda _: networks.MLPGenerator(4, hidden=(8, 0)), "each number of hidden must .* but is 0"),
     Case("no units in D", lambda _: networks.MLPDiscriminator(hidden=(0,)), "each number of hidden must .* but is 0"),
     Case("-1 classes", lambda _: points_d(classes=-1), "classes must be an integer of at least 0, but is -1"),
+    Case("spread of NaN", lambda _: data.ring(std=float("nan")), r"std must be a number in \(0, inf\), but is nan"),
     Case("unknown network", lambda _: networks.NetworkConfig(kind="vit"), "one of mlp, conv, but is 'vit'"),
 ]
 

@@ -242,24 +242,30 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
 
     choose, half_written, steps = random.Random(0), 0, []
     checkpoint = tmp_path / "broken" / CHECKPOINT
+    partial = checkpoint.with_name(".checkpoint.part.safetensors")
     for kill in range(20):
         before = max(steps, default=0)
         process = start("broken", "--resume")
         while kill % 4 and not (checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before):
             time.sleep(0.005)  # three times of four it is killed after it has come further, else perhaps before
             assert process.exitcode is None
-        process.join(timeout=choose.uniform(0.0, 0.2))
+        if kill % 4 == 1:
+            while not partial.exists() and process.exitcode is None:
+                pass  # a write has begun: kill in the middle of it
+        else:
+            process.join(timeout=choose.uniform(0.0, 0.2))
         assert process.exitcode is None, "the run ended before it was killed 20 times: give it more steps"
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        half_written += (checkpoint.parent / ".checkpoint.part.safetensors").exists()
+        half_written += partial.exists()
         steps.append(checkpoints.read_settings(checkpoint)["step"] if checkpoint.exists() else 0)  # never unreadable
     for out, more in (("broken", ["--resume"]), ("unbroken", [])):
         process = start(out, *more)
         process.join(timeout=300)
         assert process.exitcode == 0
     assert steps == sorted(steps)
+    assert half_written > 0, "no kill fell into a write"
     assert len(set(steps)) > 10, "the kills came too early to test anything"
     config, pair = training.TrainConfig(), networks.NetworkConfig(width=4, latent_dim=8)
     broken, unbroken = (fresh(config, seed, pair) for seed in (1, 2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_tutorial import checkpoints, data
+from gan_tutorial import checkpoints, data, networks, training
 from gan_tutorial.__main__ import CHECKPOINT, main
 
 SMALL = [
@@ -195,6 +195,28 @@ def test_bad_input_ends_in_one_line_and_a_status(name, trained, tmp_path, capsys
     assert err.count("\n") == 1
     assert message.format(**places) in err
     assert {path: path.read_bytes() for path in trained.iterdir()} == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"data": "digits", "objective": "hinge", "network": {}, "train": {}}])
+def test_a_checkpoint_of_another_program_is_not_resumed(settings, tmp_path, capsys):
+    """One that ``checkpoints.save`` wrote, without the settings of the command line."""
+    pair = networks.NetworkConfig(width=4, latent_dim=8)
+    state = training.TrainState.fresh(*pair.build(), training.TrainConfig())
+    checkpoints.save(state, tmp_path / CHECKPOINT, settings)
+    assert run("train", "--out", tmp_path, "--resume", *SMALL) == 1
+    err = capsys.readouterr().err
+    assert "batch_size was not stated, is 8" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["step,d_loss,g_loss\n1,x,2\n", "step\n1\n", "step,d_loss,g_loss\n1\n"])
+def test_a_damaged_log_is_named(text, tmp_path, capsys):
+    out = tmp_path / "a"
+    assert run("train", "--out", out, "--steps", 10, *SMALL) == 0
+    (out / "log.csv").write_text(text)
+    capsys.readouterr()
+    assert run("train", "--out", out, "--steps", 20, "--resume", *SMALL) == 1
+    assert "log.csv is not the log of a run" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_checkpoint(trained):
