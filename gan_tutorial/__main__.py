@@ -43,7 +43,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
     ] = False,
     objective: Annotated[str, typer.Option(help=f"One of {', '.join(losses.OBJECTIVES)}.")] = "hinge",
-    network: Annotated[str, typer.Option(help="mlp (the article's pair) or conv.")] = NETWORK.kind,
+    network: Annotated[
+        str, typer.Option(help="mlp (the article's pair is this with --no-spectral --latent-dim 100) or conv.")
+    ] = NETWORK.kind,
     width: Annotated[int, typer.Option(help="Channels of the convolutional pair.")] = NETWORK.width,
     latent_dim: Annotated[int, typer.Option(help="Size of the latent vector z.")] = NETWORK.latent_dim,
     spectral: Annotated[bool, typer.Option(help="Spectral normalisation of D.")] = NETWORK.spectral,
@@ -59,6 +61,9 @@ def train(
     r1: Annotated[float, typer.Option(help="γ of the gradient penalty at real images; 0 for none.")] = DEFAULT.r1,
     r2: Annotated[float, typer.Option(help="γ of the gradient penalty at generated images; 0 for none.")] = DEFAULT.r2,
     gp: Annotated[float, typer.Option(help="λ of WGAN-GP's penalty; 0 for none, 10 in the paper.")] = DEFAULT.gp,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Multiply matrices in bfloat16: faster where the processor has it.")
+    ] = DEFAULT.bf16,
     seed: Seed = DEFAULT.seed,
     device: Device = "auto",
     size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
@@ -78,7 +83,7 @@ def train(
         runtime.require_integer(name, value, least=1)
     config = training.TrainConfig(
         steps=steps, batch_size=batch_size, lr_G=lr_g, lr_D=lr_d, betas=(beta1, beta2),
-        ema=ema, r1=r1, r2=r2, gp=gp, seed=seed, check_every=save_every,
+        ema=ema, r1=r1, r2=r2, gp=gp, bf16=bf16, seed=seed, check_every=save_every,
     )  # fmt: skip
     chosen = losses.objective(objective)
     place = runtime.choose_device(device)

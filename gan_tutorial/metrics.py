@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from gan_tutorial import data, features
+from gan_tutorial import data, features, mixtures
 
 
 class _Features(nn.Module):
@@ -116,7 +116,7 @@ class ModeReport:
     counts: Tensor
 
 
-def mode_report(points: Tensor, mixture: data.Mixture) -> ModeReport:
+def mode_report(points: Tensor, mixture: mixtures.Mixture) -> ModeReport:
     """Count modes and high-quality samples among points (N, 2), as PacGAN does (Lin et al. 2018, section 4.1).
 
     Raises:

@@ -115,7 +115,13 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
 
 
 def curves(series: Mapping[str, Sequence[float]], x: Sequence[float] | None = None, **labels: str) -> Figure:
-    """Return a figure of named curves over ``x`` (default 0, 1, 2…); ``labels`` go to ``Axes.set`` (xlabel, …)."""
+    """Return a figure of named curves over ``x`` (default 0, 1, 2…); ``labels`` go to ``Axes.set`` (xlabel, …).
+
+    Raises:
+        ValueError: there is no series.
+    """
+    if not series:
+        raise ValueError("curves needs at least one named series, but got none")
     figure, axes = subplots()
     for name, values in series.items():
         axes.plot(range(len(values)) if x is None else x, values, label=name)

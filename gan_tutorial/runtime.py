@@ -21,7 +21,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" makes tensors, but they hold nothing
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         usable = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ValueError(

@@ -10,7 +10,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from gan_tutorial import losses, plotting
+from gan_tutorial import losses, plotting, runtime
 
 
 def explorer(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
@@ -60,11 +60,16 @@ def loss_explorer() -> ipywidgets.VBox:
 
 
 def draw_game(mean: float = 2.0, std: float = 1.0) -> Figure:
-    """Return a figure of p = N(0, 1), q = N(mean, std²), the best discriminator D*, and the game's value in nats."""
+    """Return a figure of p = N(0, 1), q = N(mean, std²), the best discriminator D*, and the game's value in nats.
+
+    Raises:
+        ValueError: std is not above 0.
+    """
+    runtime.require_number("std", std, strict=True)
     x = torch.linspace(-8, 8, 1601, dtype=torch.float64)
     p = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
     q = torch.exp(-((x - mean) / std).square() / 2) / (std * math.sqrt(2 * math.pi))
-    divergence = losses.jensen_shannon(p, q, spacing=x[1] - x[0]).item()
+    divergence = max(losses.jensen_shannon(p, q, spacing=x[1] - x[0]).item(), 0.0)  # rounding may fall below
     figure, axes = plotting.subplots(figsize=(6.4, 3.4))
     axes.fill_between(x, p, color=plotting.GREY, alpha=0.35, label="real p(x)")
     axes.fill_between(x, q, color=plotting.ORANGE, alpha=0.45, label="generated q(x)")

@@ -18,6 +18,7 @@ from gan_tutorial import (
     features,
     losses,
     metrics,
+    mixtures,
     networks,
     penalties,
     plotting,
@@ -167,13 +168,14 @@ DATA = [
     Case("an array", lambda _: data.require_images(np.zeros((1, 1, 8, 8))), "got ndarray", DataError),
     Case("no images", lambda _: data.require_images(images(0)), r"N at least 1 .*\(0, 1, 8, 8\)", DataError),
     Case("another size", lambda _: data.require_images(images(), (1, 28, 28)), "28, 28.*resize them", DataError),
-    Case("ring of 0", lambda _: data.ring(0), "modes must be an integer of at least 1, but is 0"),
-    Case("grid of 2.5", lambda _: data.grid(2.5), "side must be an integer of at least 1, but is 2.5"),
+    Case("ring of 0", lambda _: mixtures.ring(0), "modes must be an integer of at least 1, but is 0"),
+    Case("grid of 2.5", lambda _: mixtures.grid(2.5), "side must be an integer of at least 1, but is 2.5"),
 ]
 
 RUNTIME = [
     Case("unknown device", lambda _: runtime.choose_device("tpu!"), "is 'tpu!'; use one of auto, cpu"),
     Case("absent device", lambda _: runtime.choose_device("cuda:99"), "this machine has, but is 'cuda:99'"),
+    Case("a device that holds nothing", lambda _: runtime.choose_device("meta"), "is 'meta'; use one of auto, cpu"),
     Case("no device", lambda _: runtime.choose_device(None), "is 'None'; use one of auto, cpu"),
     Case("negative seed", lambda _: runtime.step_rng(-1, 0), "seed must be an integer .*but is -1"),
     Case("half a step", lambda _: runtime.step_rng(0, 0.5), "step must be an integer .*but is 0.5"),
@@ -209,7 +211,7 @@ NETWORKS = [
     Case("no units", lambda _: networks.MLPGenerator(4, hidden=(8, 0)), "each number of hidden must .* but is 0"),
     Case("no units in D", lambda _: networks.MLPDiscriminator(hidden=(0,)), "each number of hidden must .* but is 0"),
     Case("-1 classes", lambda _: points_d(classes=-1), "classes must be an integer of at least 0, but is -1"),
-    Case("spread of NaN", lambda _: data.ring(std=float("nan")), r"std must be a number in \(0, inf\), but is nan"),
+    Case("spread of NaN", lambda _: mixtures.ring(std=float("nan")), r"std must be a number in \(0, inf\), but is nan"),
     Case("unknown network", lambda _: networks.NetworkConfig(kind="vit"), "one of mlp, conv, but is 'vit'"),
 ]
 
@@ -251,7 +253,7 @@ TRAINING = [
     Case("negative penalty", config(r1=-1), r"r1 must be a number in \[0, inf\), but is -1"),
     Case("infinite penalty", config(gp=INF), "gp must be a number .*but is inf"),
     Case("images of another size", lambda _: train(image_set(size=12)), r"\(1, 8, 8\), but .*\(1, 12, 12\)"),
-    Case("points for images", lambda _: train(data.ring()), r"shape \(1, 8, 8\), but the data are \(2,\)"),
+    Case("points for images", lambda _: train(mixtures.ring()), r"shape \(1, 8, 8\), but the data are \(2,\)"),
     Case(
         "a label that the networks do not know",
         lambda _: train(
@@ -393,9 +395,9 @@ METRICS = [
     Case("negative label", lambda _: metrics.class_histogram(torch.arange(4) - 1, 3), r"are \[-1, 0, 1, 2\]"),
     Case("float labels", lambda _: metrics.class_histogram(FOUR, 3), r"integers \(N,\), but are torch.float32"),
     Case("labels in a table", lambda _: metrics.class_histogram(Z.long(), 3), r"int64 of shape \(3, 4\)"),
-    Case("points in space", lambda _: metrics.mode_report(CLOUD, data.ring()), r"\(N, 2\) .*are \(20, 3\)"),
-    Case("no points", lambda _: metrics.mode_report(CLOUD[:0, :2], data.ring()), r"N at least 1.*\(0, 2\)"),
-    Case("infinite points", lambda _: metrics.mode_report(CLOUD[:, :2] / 0, data.ring()), "must be finite"),
+    Case("points in space", lambda _: metrics.mode_report(CLOUD, mixtures.ring()), r"\(N, 2\) .*are \(20, 3\)"),
+    Case("no points", lambda _: metrics.mode_report(CLOUD[:0, :2], mixtures.ring()), r"N at least 1.*\(0, 2\)"),
+    Case("infinite points", lambda _: metrics.mode_report(CLOUD[:, :2] / 0, mixtures.ring()), "must be finite"),
     Case("unknown set", lambda _: metrics.image_report(images(size=28), "cats"), "but not for 'cats'", DataError),
     Case("other images", lambda _: metrics.image_report(images(200)), r"\(N, 1, 28, 28\).*\(200, 1, 8, 8\)", DataError),
     Case("too few images", lambda _: metrics.image_report(images(9, size=28)), "64 features .* has 9"),
@@ -423,6 +425,8 @@ PLOTTING = [
     Case("float frames", lambda _: plotting.Player([FRAME / 255], ["a"], "grey"), r"uint8 .*is float64 \(4, 4, 3\)"),
     Case("tensor frames", lambda _: plotting.Player([images()], ["a"], "grey"), "is Tensor; see plotting.tile"),
     Case("unknown objective", lambda _: widgets.draw_losses("gan"), "objective must be one of .*but is 'gan'"),
+    Case("no spread", lambda _: widgets.draw_game(std=0), r"std must be a number in \(0, inf\), but is 0"),
+    Case("no curve", lambda _: plotting.curves({}), "needs at least one named series"),
     Case("snapshots unlabelled", lambda _: widgets.replay([images()], []), "label for each snapshot, .*1 and 0"),
 ]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from gan_tutorial import data, metrics, runtime
+from gan_tutorial import data, metrics, mixtures, runtime
 
 
 def cloud(seed: int, count: int = 200, width: int = 5) -> torch.Tensor:
@@ -107,7 +107,7 @@ def test_real_images_reach_the_floor_and_noise_does_not(held_out_digits):
 
 
 def test_modes_are_counted_on_points_whose_answer_is_known():
-    mixture = data.ring()
+    mixture = mixtures.ring()
     towards = mixture.centres / mixture.centres.norm(dim=1, keepdim=True)
     points = torch.cat(
         [
@@ -126,7 +126,7 @@ def test_modes_are_counted_on_points_whose_answer_is_known():
 
 @pytest.mark.parametrize("std", [1e-5, 1e-3, 0.05])
 def test_the_bound_is_sharp_for_narrow_modes_far_from_0(std):
-    mixture = data.grid(std=std)
+    mixture = mixtures.grid(std=std)
     angle = torch.tensor([math.cos(0.3), math.sin(0.3)], dtype=torch.float64)
     for distance, share in ((2.95, 1.0), (3.05, 0.0)):
         points = (mixture.centres.double() + distance * std * angle).repeat(4, 1)
@@ -135,7 +135,7 @@ def test_the_bound_is_sharp_for_narrow_modes_far_from_0(std):
         assert report.covered == 25 * share
 
 
-@pytest.mark.parametrize("mixture", [data.ring(), data.grid()], ids=["ring", "grid"])
+@pytest.mark.parametrize("mixture", [mixtures.ring(), mixtures.grid()], ids=["ring", "grid"])
 def test_the_mixture_itself_has_all_modes_and_the_share_of_a_gaussian(mixture, device):
     points, modes = mixture.to(device).batch(20_000, runtime.step_rng(0, 0, device))
     report = metrics.mode_report(points, mixture)
@@ -146,4 +146,4 @@ def test_the_mixture_itself_has_all_modes_and_the_share_of_a_gaussian(mixture, d
 
 
 def test_points_with_a_graph_are_taken():
-    assert metrics.mode_report(torch.zeros(3, 2, requires_grad=True), data.ring()).high_quality == 0
+    assert metrics.mode_report(torch.zeros(3, 2, requires_grad=True), mixtures.ring()).high_quality == 0

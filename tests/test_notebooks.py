@@ -18,7 +18,7 @@ EXERCISE = re.compile(r"^\s*[`:]{3,}\s*\{exercise\}.*\n(?:\s*:\w+:.*\n)*?\s*:lab
 SOLUTION = re.compile(r"^\s*[`:]{3,}\s*\{solution(-start)?\}\s*(\S+)(?P<options>(?:\n\s*:\w+:.*)*)", flags=re.MULTILINE)
 PICTURES = {"image/png", "image/jpeg", "image/svg+xml"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-WIDGET_CALL = re.compile(r"\b(widgets\.[a-z_]+|interact\w*)\(")
+WIDGET_CALL = re.compile(r"\b(widgets\.(?!draw_)[a-z_]+|interact\w*)\(")
 
 if not PATHS:
     pytest.skip("there is no chapter yet", allow_module_level=True)
