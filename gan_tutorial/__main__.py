@@ -1,7 +1,6 @@
 """Train, sample and evaluate from the command line: python -m gan_tutorial --help."""
 
 import contextlib
-import csv
 import json
 import signal
 import sys
@@ -14,10 +13,29 @@ import torch
 import typer
 from tqdm import tqdm
 
-from gan_tutorial import checkpoints, data, losses, metrics, networks, plotting, runtime, sampling, training
+from gan_tutorial import (
+    checkpoints,
+    data,
+    losses,
+    metrics,
+    networks,
+    plotting,
+    recipes,
+    runs,
+    runtime,
+    sampling,
+    training,
+)
+from gan_tutorial.augment import POLICY
+from gan_tutorial.data import BUNDLED
+from gan_tutorial.recipes import PRESETS
 
-CHECKPOINT = "checkpoint.safetensors"
-DEFAULT, NETWORK = training.TrainConfig(), networks.NetworkConfig()
+DEFAULT = training.TrainConfig()
+
+MEASURES = {
+    "fd": "Fréchet distance, FD", "kid": "kernel distance, KD", "precision": "precision", "recall": "recall",
+    "density": "density", "coverage": "coverage",
+}  # fmt: skip
 
 app = typer.Typer(
     help="Train a GAN, sample from it, and measure how good its samples are.",
@@ -29,7 +47,7 @@ app = typer.Typer(
 
 DataName = Annotated[str, typer.Option("--data", help=f"{', '.join([*data.BUNDLED, *data.TORCHVISION])}, or a folder.")]
 Device = Annotated[str, typer.Option(help="auto takes a GPU where there is one; else cpu, cuda, cuda:1…")]
-Run = Annotated[Path, typer.Argument(help="The folder that train wrote to, or a checkpoint file.")]
+Run = Annotated[Path, typer.Argument(help=f"A folder that train wrote to, a checkpoint, or {', '.join(BUNDLED)}.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same kind of device.")]
 Truncation = Annotated[float | None, typer.Option(help="Draw z within ± this: nicer samples, less varied. Try 1.")]
 
@@ -38,32 +56,33 @@ Truncation = Annotated[float | None, typer.Option(help="Draw z within ± this: n
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the sample grids and the loss curves.")],
     dataset: DataName = "digits",
-    steps: Annotated[int, typer.Option(help="Updates of each network, in all.")] = DEFAULT.steps,
+    preset: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}: all that follows and is not given is as there.")
+    ] = "quick",
+    steps: Annotated[int | None, typer.Option(help="Updates of each network, in all.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
     ] = False,
-    objective: Annotated[str, typer.Option(help=f"One of {', '.join(losses.OBJECTIVES)}.")] = "hinge",
-    network: Annotated[
-        str, typer.Option(help="mlp (the article's pair is this with --no-spectral --latent-dim 100) or conv.")
-    ] = NETWORK.kind,
-    width: Annotated[int, typer.Option(help="Channels of the convolutional pair.")] = NETWORK.width,
-    latent_dim: Annotated[int, typer.Option(help="Size of the latent vector z.")] = NETWORK.latent_dim,
-    spectral: Annotated[bool, typer.Option(help="Spectral normalisation of D.")] = NETWORK.spectral,
+    warm_start: Annotated[
+        str | None, typer.Option(help=f"Begin with these weights: {', '.join(BUNDLED)}, a run's folder, a checkpoint.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help=f"One of {', '.join(losses.OBJECTIVES)}.")] = None,
+    network: Annotated[str | None, typer.Option(help=f"One of {', '.join(networks.NETWORKS)}.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the convolutional pair.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector z.")] = None,
+    spectral: Annotated[bool | None, typer.Option(help="Spectral normalisation of D.")] = None,
     conditional: Annotated[bool, typer.Option(help="Tell both networks the class of each image.")] = False,
-    batch_size: Annotated[
-        int, typer.Option(help="Real, and as many generated, images in a step.")
-    ] = DEFAULT.batch_size,
-    lr_g: Annotated[float, typer.Option(help="Adam's learning rate for G.")] = DEFAULT.lr_G,
-    lr_d: Annotated[float, typer.Option(help="Adam's learning rate for D.")] = DEFAULT.lr_D,
-    beta1: Annotated[float, typer.Option(help="Adam's decay of the mean gradient.")] = DEFAULT.betas[0],
-    beta2: Annotated[float, typer.Option(help="Adam's decay of the mean squared gradient.")] = DEFAULT.betas[1],
-    ema: Annotated[float, typer.Option(help="Decay of the average of G's weights; 0 for none.")] = DEFAULT.ema,
-    r1: Annotated[float, typer.Option(help="γ of the gradient penalty at real images; 0 for none.")] = DEFAULT.r1,
-    r2: Annotated[float, typer.Option(help="γ of the gradient penalty at generated images; 0 for none.")] = DEFAULT.r2,
-    gp: Annotated[float, typer.Option(help="λ of WGAN-GP's penalty; 0 for none, 10 in the paper.")] = DEFAULT.gp,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Multiply matrices in bfloat16: faster where the processor has it.")
-    ] = DEFAULT.bf16,
+    batch_size: Annotated[int | None, typer.Option(help="Real, and as many generated, images in a step.")] = None,
+    lr_g: Annotated[float | None, typer.Option(help="Adam's learning rate for G.")] = None,
+    lr_d: Annotated[float | None, typer.Option(help="Adam's learning rate for D.")] = None,
+    beta1: Annotated[float | None, typer.Option(help="Adam's decay of the mean gradient.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Adam's decay of the mean squared gradient.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the average of G's weights; 0 for none.")] = None,
+    r1: Annotated[float | None, typer.Option(help="γ of the gradient penalty at real images; 0 for none.")] = None,
+    r2: Annotated[float | None, typer.Option(help="γ of the gradient penalty at generated images.")] = None,
+    gp: Annotated[float | None, typer.Option(help="λ of WGAN-GP's penalty; 10 in the paper.")] = None,
+    augment: Annotated[bool | None, typer.Option(help="DiffAugment: for a few hundred images.")] = None,
+    bf16: Annotated[bool | None, typer.Option(help="Multiply in bfloat16: faster where the processor can.")] = None,
     seed: Seed = DEFAULT.seed,
     device: Device = "auto",
     size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
@@ -81,35 +100,34 @@ def train(
     """
     for name, value in (("--sample-every", sample_every), ("--save-every", save_every)):
         runtime.require_integer(name, value, least=1)
-    config = training.TrainConfig(
-        steps=steps, batch_size=batch_size, lr_G=lr_g, lr_D=lr_d, betas=(beta1, beta2),
-        ema=ema, r1=r1, r2=r2, gp=gp, bf16=bf16, seed=seed, check_every=save_every,
+    recipe = _changed(
+        recipes.preset(preset), beta1, beta2, augment,
+        steps=steps, kind=network, width=width, latent_dim=latent_dim, spectral=spectral, objective=objective,
+        batch_size=batch_size, lr_G=lr_g, lr_D=lr_d, ema=ema, r1=r1, r2=r2, gp=gp, bf16=bf16, seed=seed,
+        check_every=save_every,
     )  # fmt: skip
-    chosen = losses.objective(objective)
     place = runtime.choose_device(device)
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
-    pair = networks.NetworkConfig(
-        kind=network, shape=images.shape, latent_dim=latent_dim, width=width,
-        classes=len(images.classes) if conditional else 0, spectral=spectral,
-    )  # fmt: skip
-    settings = {"data": dataset, "objective": objective, "network": pair.as_dict(), "train": asdict(config)}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        state = training.TrainState.fresh(*pair.build(), config, place)
-    rows = _resume(state, out, settings) if resume else _start(out)
+    recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if conditional else 0)
+    pair, steps = recipe.network, recipe.train.steps
+    settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
+    state = recipe.fresh(place)
+    if warm_start is not None:
+        checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
+    rows = runs.resume(state, out, settings) if resume else runs.start(out)
 
     def save() -> None:
-        _write_log(rows, out)
-        checkpoints.save(state, out / CHECKPOINT, settings)
+        runs.write_log(rows, out)
+        checkpoints.save(state, out / runs.CHECKPOINT, settings)
 
-    z = sampling.latents(64, latent_dim, seed).to(place)
+    z = sampling.latents(64, pair.latent_dim, seed).to(place)
     labels = torch.arange(64).remainder(pair.classes) if pair.classes else None
     if not state.step:
         save()
     progress = tqdm(total=steps, initial=state.step, unit="step")
     with _stop_signals() as stopped, progress:
         try:
-            for log in training.train(state, images, chosen, config):
+            for log in recipe.run(state, images):
                 progress.update()
                 if log.step % 10 == 0 or log.step == steps:
                     rows.append({"step": log.step, "d_loss": log.d_loss, "g_loss": log.g_loss})
@@ -124,7 +142,7 @@ def train(
             rows[:] = [row for row in rows if row["step"] <= state.step]
             save()
             raise
-    _draw_log(rows, out)
+    runs.draw_log(rows, out)
     if state.step < steps:
         print(f"stopped at step {state.step}; the same command with --resume goes on", file=sys.stderr)
         raise typer.Exit(128 + stopped())
@@ -168,82 +186,32 @@ def evaluate(
 ) -> None:
     """Compare samples with held-out real images.
 
-    Prints the Fréchet distance (FD) on the features of a bundled classifier, the floor that real training images
-    reach, their ratio, and the share of each class. FD is not FID, which rests on other features.
+    Prints each measure on the features of a bundled classifier, beside what real training images reach in place of
+    the generated ones, and the share of each class. FD and KD are not FID and KID, which rest on other features.
     """
     G, settings = _load(run, device)
     report = metrics.image_report(_draw(G, count, seed, truncation), dataset or settings.get("data"))
-    figures = {"step": settings["step"], "count": count, "fd": report.fd, "floor": report.floor, "ratio": report.ratio}
     if as_json:
-        print(json.dumps(figures | {"shares": report.shares.tolist()}))
+        about = {"step": settings["step"], "count": count, "ratio": report.ratio}
+        scores = {"scores": report.scores, "floors": report.floors, "class_divergence": report.class_divergence}
+        print(json.dumps(about | scores | {"shares": report.shares.tolist()}))
         return
-    for name, value in figures.items():
-        print(f"{name:8}{value:12.3f}" if isinstance(value, float) else f"{name:8}{value:12}")
-    for index, share in enumerate(report.shares.tolist()):
-        print(f"class {index:<2}{share:12.3f}")
+    print(f"step {settings['step']}, {count} samples{'generated':>21}{'training images':>18}")
+    for name, value in report.scores.items():
+        print(f"{MEASURES[name]:32}{value:12.4f}{report.floors[name]:18.4f}")
+    print(f"{'FD in units of the floor':32}{report.ratio:12.4f}")
+    print(f"{'class histogram, KL in nats':32}{report.class_divergence:12.4f}")
+    print("share of each class" + "".join(f"{share:7.3f}" for share in report.shares.tolist()))
 
 
-def _start(out: Path) -> list[dict]:
-    """Return an empty log, for a folder that holds no run."""
-    if (out / CHECKPOINT).exists():
-        step = checkpoints.read_settings(out / CHECKPOINT)["step"]
-        raise ValueError(f"{out} holds a run of {step} steps; add --resume to go on, or give another --out")
-    return []
-
-
-def _resume(state: training.TrainState, out: Path, settings: dict) -> list[dict]:
-    """Put the checkpoint in ``out`` into the state, if there is one, and return the log up to it."""
-    if not (out / CHECKPOINT).exists():
-        return []
-    saved = checkpoints.read_settings(out / CHECKPOINT)
-    wanted, free = json.loads(json.dumps(settings)), ("steps", "check_every")
-    then, now = _flat(saved), _flat(wanted)
-    changed = [
-        f"{key} was {then.get(key, 'not stated')}, is {value}"
-        for key, value in now.items()
-        if key not in free and then.get(key) != value
-    ]
-    if changed:
-        raise ValueError(
-            f"{out} was trained otherwise ({'; '.join(changed)}); repeat its options, or give another --out"
-        )
-    if saved["step"] > settings["train"]["steps"]:
-        raise ValueError(f"{out} has made {saved['step']} steps already; give --steps above that to go on")
-    checkpoints.restore(state, out / CHECKPOINT)
-    path = out / "log.csv"
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="") as file:
-            rows = [
-                {"step": int(r["step"]), "d_loss": float(r["d_loss"]), "g_loss": float(r["g_loss"])}
-                for r in csv.DictReader(file)
-            ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the log of a run ({error}); remove it to go on without its curve") from error
-    return [row for row in rows if row["step"] <= state.step]
-
-
-def _flat(settings: dict) -> dict:
-    """Return settings with the groups in them, such as ``network``, replaced by what they hold."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def _write_log(rows: list[dict], out: Path) -> None:
-    with runtime.replacing(out / "log.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "d_loss", "g_loss"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _draw_log(rows: list[dict], out: Path) -> None:
-    series = {name: [row[name] for row in rows] for name in ("d_loss", "g_loss")}
-    figure = plotting.curves(series, [row["step"] for row in rows], xlabel="step", ylabel="loss", title="Losses")
-    with runtime.replacing(out / "losses.png") as temporary:
-        figure.savefig(temporary)
+def _changed(
+    recipe: recipes.Recipe, beta1: float | None, beta2: float | None, augment: bool | None, **changes: object
+) -> recipes.Recipe:
+    """Return the recipe with the options that were given."""
+    first, second = recipe.train.betas
+    changes["betas"] = (first if beta1 is None else beta1, second if beta2 is None else beta2)
+    changes["augment"] = None if augment is None else POLICY if augment else ()
+    return recipe.variant(**{name: value for name, value in changes.items() if value is not None})
 
 
 @contextlib.contextmanager
@@ -259,7 +227,7 @@ def _stop_signals() -> Iterator[Callable[[], int]]:
 
 
 def _load(run: Path, device: str) -> tuple[networks.Generator, dict]:
-    return checkpoints.load_generator(run / CHECKPOINT if run.is_dir() else run, runtime.choose_device(device))
+    return checkpoints.load_generator(runs.checkpoint(run), runtime.choose_device(device))
 
 
 def _draw(

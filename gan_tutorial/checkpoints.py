@@ -15,7 +15,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from gan_tutorial import runtime
+from gan_tutorial import data, runtime
 from gan_tutorial.networks import NetworkConfig
 
 FORMAT = "gan_tutorial checkpoint 1"
@@ -87,6 +87,28 @@ def restore(state, path: str | Path) -> None:
             moments.setdefault(int(index), {})[kind] = tensors[f"{name}.{key}"]
         saved[name] = {"state": moments, "param_groups": header[name]}
     state.load_state_dict(saved)
+
+
+def warm_start(state, path: str | Path) -> None:
+    """Give ``state`` the networks of a checkpoint, with G as its average; optimisers and step stay fresh.
+
+    Raises:
+        CheckpointError: there is no file, it is damaged, or it holds other networks. The state is then unchanged.
+    """
+    _, tensors = _read(path)
+    homes = {"G": "G_ema", "G_ema": "G_ema", "D": "D"}
+    weights = {
+        name: {key: tensors[f"{source}.{key}"] for key in _keys(tensors, source)} for name, source in homes.items()
+    }
+    for name, saved in weights.items():
+        _require_same(getattr(state, name), saved, name, path)
+    for name, saved in weights.items():
+        getattr(state, name).load_state_dict(saved)
+
+
+def bundled(name: str) -> Path:
+    """Return the checkpoint of the pair trained on ``digits`` or ``fashion`` that comes with the package."""
+    return data.asset(f"{name}-gan.safetensors")
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict]:

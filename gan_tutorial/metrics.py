@@ -1,9 +1,12 @@
 """How good are generated samples? Distances between sets of features, and counts of what was made."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan_tutorial import data, features, mixtures
@@ -28,21 +31,94 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         ValueError: the widths differ, a value is not finite, or a set has no more samples than features.
     """
-    for name, given in (("real", real), ("fake", fake)):
-        if given.ndim != 2 or given.shape[1] != real.shape[1]:
-            width = real.shape[1] if real.ndim == 2 else "F"
-            raise ValueError(f"{name} features must be (N, {width}), but are {tuple(given.shape)}")
-        if len(given) <= given.shape[1]:
-            raise ValueError(
-                f"a covariance of {given.shape[1]} features needs more than as many samples, "
-                f"but {name} has {len(given)}; sample more"
-            )
-        if not torch.isfinite(given).all():
-            raise ValueError(f"{name} features must be finite, but hold NaN or infinity")
+    _require_features(real, fake)
     metric = FrechetInceptionDistance(_Features(real.shape[1])).to(real.device)
     metric.update(real.double(), real=True)
     metric.update(fake.double().to(real.device), real=False)
     return metric.compute().item()
+
+
+def _require_features(real: Tensor, fake: Tensor, least: int | None = None) -> None:
+    """Raise ValueError unless both are finite (N, F), of one F, with N at least ``least``, by default F + 1."""
+    width = real.shape[1] if real.ndim == 2 else "F"
+    for name, given in (("real", real), ("fake", fake)):
+        if given.ndim != 2 or given.shape[1] != width:
+            raise ValueError(f"{name} features must be (N, {width}), but are {tuple(given.shape)}")
+        if len(given) < (least or width + 1):
+            raise ValueError(
+                f"this measure needs at least {least or width + 1} samples of {width} features, "
+                f"but {name} has {len(given)}; sample more"
+            )
+        if not torch.isfinite(given).all():
+            raise ValueError(f"{name} features must be finite, but hold NaN or infinity")
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Return the kernel distance between two sets of features, each (N, F): KID's estimate on all of them at once.
+
+    The unbiased estimate of the squared maximum mean discrepancy under k(x, y) = (x·y / F + 1)³ (Bińkowski et al. 2018,
+    section 4), by torch-fidelity. It is 0 on average for two sets from one distribution, so it can be negative. Of the
+    larger set, as many as the smaller has are taken.
+
+    Raises:
+        ValueError: the widths differ, a value is not finite, or a set has fewer than 2 samples.
+    """
+    _require_features(real, fake, least=2)
+    count = min(len(real), len(fake))
+    figures = kid_features_to_metric(
+        fake.double(), real.double(), kid_subsets=1, kid_subset_size=count, rng_seed=0, verbose=False
+    )
+    return figures["kernel_inception_distance_mean"]
+
+
+def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
+    """Return precision and recall of generated features against real ones, each (N, F).
+
+    Precision is the share of generated samples inside a ball about a real one that reaches to its k-th real neighbour;
+    recall the same with the parts exchanged (Kynkäänniemi et al. 2019, equations 1 and 2), by torch-fidelity.
+
+    Raises:
+        ValueError: the widths differ, a value is not finite, or a set has no more than ``neighbours`` samples.
+    """
+    _require_features(real, fake, least=neighbours + 1)
+    figures = prc_features_to_metric(
+        fake.double(),
+        real.double(),
+        prc_neighborhood=neighbours,
+        prc_batch_size=10_000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
+    return figures["precision"], figures["recall"]
+
+
+def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[float, float]:
+    """Return density and coverage of generated features against real ones, each (N, F).
+
+    Density counts in how many real balls a generated sample lies, over k; coverage is the share of real balls that hold
+    a generated sample (Naeem et al. 2020, equations 4 and 5). Balls stand about real samples only, so one odd generated
+    sample spoils neither. Density may exceed 1.
+
+    Raises:
+        ValueError: the widths differ, a value is not finite, or a set has no more than ``neighbours`` samples.
+    """
+    _require_features(real, fake, least=neighbours + 1)
+    real, fake = real.double(), fake.double().to(real.device)
+    exact = "donot_use_mm_for_euclid_dist"  # the quick way rounds, and a sample would lie outside its own ball
+    radii = torch.cdist(real, real, compute_mode=exact).kthvalue(neighbours + 1).values  # the nearest is itself
+    distances = torch.cdist(real, fake, compute_mode=exact)  # (real, fake)
+    inside = distances < radii.unsqueeze(1)
+    return inside.sum(0).double().mean().item() / neighbours, inside.any(1).double().mean().item()
+
+
+def feature_scores(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """Return every measure of generated features against real ones, each (N, F), by name."""
+    precision, recall = precision_recall(real, fake)
+    density, coverage = density_coverage(real, fake)
+    return {
+        "fd": frechet_distance(real, fake), "kid": kernel_distance(real, fake),
+        "precision": precision, "recall": recall, "density": density, "coverage": coverage,
+    }  # fmt: skip
 
 
 def class_histogram(labels: Tensor, classes: int) -> Tensor:
@@ -58,19 +134,42 @@ def class_histogram(labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels, minlength=classes) / len(labels)
 
 
+def histogram_divergence(shares: Tensor, reference: Tensor) -> float:
+    """Return the Kullback-Leibler divergence, in nats, of one class histogram (C,) from another: Σ s log(s / r).
+
+    Raises:
+        ValueError: the shapes differ, or a class with a share has none in the reference.
+    """
+    if shares.shape != reference.shape or ((reference == 0) & (shares > 0)).any():
+        raise ValueError(f"reference must hold every class of the shares, but they are {shares} and {reference}")
+    return torch.special.xlogy(shares, shares / reference.clamp_min(1e-30)).sum().item()
+
+
 @dataclass(frozen=True)
 class ImageReport:
     """How near generated images are to held-out real ones.
 
     Attributes:
-        fd: Fréchet distance of the generated images to the held-out ones, on the bundled classifier's features.
-        floor: the same for as many training images: what a perfect generator would score.
+        scores: ``feature_scores`` of the generated images against the held-out ones, by name.
+        floors: the same of as many training images, in place of the generated: what a perfect generator would score.
         shares: share of each class among the generated images, as the classifier sees them: float (classes,).
+        class_divergence: of these shares from those of the held-out images, in nats.
     """
 
-    fd: float
-    floor: float
+    scores: dict[str, float]
+    floors: dict[str, float]
     shares: Tensor
+    class_divergence: float
+
+    @property
+    def fd(self) -> float:
+        """Fréchet distance of the generated images to the held-out ones, on the bundled classifier's features."""
+        return self.scores["fd"]
+
+    @property
+    def floor(self) -> float:
+        """Fréchet distance of training images to the held-out ones."""
+        return self.floors["fd"]
 
     @property
     def ratio(self) -> float:
@@ -88,17 +187,25 @@ def image_report(fake: Tensor, name: str = "digits") -> ImageReport:
         DataError: there is no such set, or the images have another shape or range.
         ValueError: there are too few images for a covariance.
     """
-    classifier = features.load_classifier(name, fake.device)
-    train, held_out = (data.load_images(name, split) for split in data.SPLITS)
-    fake_features, predicted = classifier.describe(fake)
-    count = min(len(fake), len(held_out))
-    held_out_features, _ = classifier.describe(held_out.subset(slice(count)).images)
-    train_features, _ = classifier.describe(train.subset(slice(count)).images)
+    described, predicted = features.load_classifier(name, fake.device).describe(fake)
+    held_out, labels, floors = _reference(name, len(fake), str(fake.device))
+    shares = class_histogram(predicted, int(labels.max()) + 1).cpu()
     return ImageReport(
-        frechet_distance(held_out_features, fake_features),
-        frechet_distance(held_out_features, train_features),
-        class_histogram(predicted, len(held_out.classes)).cpu(),
+        feature_scores(held_out, described),
+        floors,
+        shares,
+        histogram_divergence(shares, class_histogram(labels, len(shares))),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _reference(name: str, count: int, device: str) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Return features and labels of at most ``count`` held-out images, and the scores of as many training images."""
+    classifier = features.load_classifier(name, device)
+    train, held_out = (data.load_images(name, split) for split in data.SPLITS)
+    few = slice(min(count, len(held_out)))
+    real, stand_in = (classifier.describe(images.subset(few).images)[0] for images in (held_out, train))
+    return real, held_out.labels[few], feature_scores(real, stand_in)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from gan_tutorial import runtime
 
 NETWORKS = ("mlp", "conv")
+ARTICLE = (256, 512, 1024)  # hidden layers of the article's G; its D has them in reverse
 
 
 class Generator(nn.Module):
@@ -120,7 +121,7 @@ class MLPGenerator(Generator):
         self,
         latent_dim: int = 100,
         shape: Sequence[int] = (1, 28, 28),
-        hidden: Sequence[int] = (256, 512, 1024),
+        hidden: Sequence[int] = ARTICLE,
         classes: int = 0,
     ) -> None:
         super().__init__(latent_dim, shape, classes)
@@ -141,7 +142,7 @@ class MLPDiscriminator(Discriminator):
     def __init__(
         self,
         shape: Sequence[int] = (1, 28, 28),
-        hidden: Sequence[int] = (1024, 512, 256),
+        hidden: Sequence[int] = ARTICLE[::-1],
         classes: int = 0,
         spectral: bool = False,
     ) -> None:
@@ -154,6 +155,28 @@ class MLPDiscriminator(Discriminator):
             width = size
         if spectral:
             add_spectral_norm(self)
+
+
+class Packed(nn.Module):
+    """A discriminator that judges ``pack`` samples at a time (PacGAN, Lin et al. 2018, section 3).
+
+    Samples that lie together in a batch form a pack, and each gets the pack's logit, so losses stay as they are. Real
+    and generated samples never share a pack as long as ``pack`` divides the batch.
+
+    Args:
+        D: a discriminator of samples of shape (pack, *shape), such as ``MLPDiscriminator((pack, 2))``.
+    """
+
+    def __init__(self, D: Discriminator) -> None:
+        super().__init__()
+        self.D = D
+        self.pack, *self.shape = D.shape
+
+    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return logits (N,) for samples (N, *shape), where N is a multiple of ``pack``."""
+        if len(samples) % self.pack:
+            raise ValueError(f"packs of {self.pack} need a batch that {self.pack} divides, but got {len(samples)}")
+        return self.D(samples.unflatten(0, (-1, self.pack))).repeat_interleave(self.pack)
 
 
 class ConvGenerator(Generator):
@@ -266,7 +289,8 @@ class NetworkConfig:
         kind: ``mlp`` or ``conv``.
         shape: shape of one sample.
         latent_dim: size of z.
-        width: channels of the convolutional pair at half the image's size; the MLP pair has the article's widths.
+        width: channels of the convolutional pair at half the image's size.
+        hidden: sizes of the hidden layers of the MLP pair, in G's order; D has them in reverse. Empty: the article's.
         classes: number of classes to choose from; 0 for none.
         spectral: whether D's layers are spectrally normalised.
     """
@@ -275,20 +299,23 @@ class NetworkConfig:
     shape: tuple[int, ...] = (1, 28, 28)
     latent_dim: int = 64
     width: int = 24
+    hidden: tuple[int, ...] = ()
     classes: int = 0
     spectral: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))  # JSON gives a list
+        for name in ("shape", "hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
         if self.kind not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, but is {self.kind!r}")
 
     def build(self) -> tuple[Generator, Discriminator]:
         """Return (G, D) with fresh weights."""
         if self.kind == "mlp":
+            hidden = self.hidden or ARTICLE
             return (
-                MLPGenerator(self.latent_dim, self.shape, classes=self.classes),
-                MLPDiscriminator(self.shape, classes=self.classes, spectral=self.spectral),
+                MLPGenerator(self.latent_dim, self.shape, hidden, self.classes),
+                MLPDiscriminator(self.shape, hidden[::-1], self.classes, self.spectral),
             )
         return (
             ConvGenerator(self.latent_dim, self.shape, self.width, self.classes),

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from gan_tutorial import losses, penalties, runtime
+from gan_tutorial import augment, losses, penalties, runtime
 
 
 class Data(Protocol):
@@ -36,6 +36,7 @@ class TrainConfig:
         ema: decay of the running average of G's weights; 0 keeps none of the past.
         r1, r2: γ of the penalties on D's gradient at real and at generated samples; 0 for none.
         gp: λ of WGAN-GP's penalty; 0 for none.
+        augment: what changes images at random before D sees them, any of ``augment.POLICY``; empty for nothing.
         bf16: multiply matrices in bfloat16, penalties apart; weights and losses stay in float32. Faster on GPUs and on
             processors with AVX512-BF16 or AMX, slower elsewhere.
         check_every: steps between two looks for NaN; each look copies the state, and on a GPU waits for it.
@@ -51,6 +52,7 @@ class TrainConfig:
     r1: float = 0.0
     r2: float = 0.0
     gp: float = 0.0
+    augment: tuple[str, ...] = ()
     bf16: bool = False
     check_every: int = 50
     seed: int = 0
@@ -64,11 +66,13 @@ class TrainConfig:
         for name in ("r1", "r2", "gp"):
             runtime.require_number(name, getattr(self, name))
         runtime.require_number("ema", self.ema, below=1.0)
+        augment.require_policy(self.augment)
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), but are {self.betas!r}")
         for beta in self.betas:
             runtime.require_number("each of betas", beta, below=1.0)
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # Adam refuses an integer 0
+        object.__setattr__(self, "augment", tuple(self.augment))  # JSON gives a list
 
 
 @dataclass
@@ -164,6 +168,7 @@ def discriminator_step(
 ) -> dict[str, Tensor]:
     """Make one step of D on a batch of real and a batch of generated samples; return what it measured."""
     fake = fake.detach()  # D's loss must not reach G
+    real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))
     with products(state.device, config.bf16):
         logits = state.D(torch.cat([real, fake]), torch.cat([labels, labels]))  # one pass: D has no BatchNorm
     real_logits, fake_logits = logits.float().chunk(2)
@@ -189,9 +194,16 @@ def discriminator_step(
 
 
 def generator_step(
-    state: TrainState, real: Tensor, fake: Tensor, labels: Tensor, objective: losses.Objective, config: TrainConfig
+    state: TrainState,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    objective: losses.Objective,
+    config: TrainConfig,
+    rng: torch.Generator,
 ) -> dict[str, Tensor]:
     """Make one step of G, whose batch ``fake`` still carries its graph; return what it measured."""
+    real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))  # G learns through it
     with products(state.device, config.bf16):
         real_logits = fake_logits = state.D(fake, labels).float()
         if objective.pairs:
@@ -224,7 +236,7 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
             which the message names, so a caller may save it, lower a learning rate and go on.
     """
     data = data.to(state.device)
-    _require_fit(state, data)
+    _require_fit(state, data, config.batch_size)
     for optimiser, rate in ((state.opt_G, config.lr_G), (state.opt_D, config.lr_D)):
         for group in optimiser.param_groups:  # a resumed run may go on with other settings
             group |= {"lr": rate, "betas": config.betas}
@@ -236,7 +248,7 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
         with products(state.device, config.bf16):
             fake = state.G(z, labels).float()
         measured = discriminator_step(state, real, fake, labels, objective, config, rng)
-        measured |= generator_step(state, real, fake, labels, objective, config)
+        measured |= generator_step(state, real, fake, labels, objective, config, rng)
         state.step += 1
         logs.append(Log(state.step, measured))
         if state.step % config.check_every == 0 or state.step == config.steps:
@@ -245,10 +257,10 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
         yield Log(state.step, measured)
 
 
-def _require_fit(state: TrainState, data: Data) -> None:
+def _require_fit(state: TrainState, data: Data, count: int) -> None:
     """Raise ValueError unless the data fit the networks; batch statistics and weights stay as they are."""
     rng = runtime.step_rng(0, 0, state.device)
-    real, labels = data.batch(2, rng)
+    real, labels = data.batch(count, rng)
     if tuple(state.G.shape) != tuple(data.shape):
         raise ValueError(f"G makes samples of shape {tuple(state.G.shape)}, but the data are {tuple(data.shape)}")
     classes, highest = getattr(state.G, "classes", 0), int(getattr(data, "labels", labels).max())

@@ -262,7 +262,7 @@ TRAINING = [
         ),
         "know 3 classes, but the data hold the label 3",
     ),
-    Case("D with a column", lambda _: train(image_set(), D=Column()), r"shape \(2,\), but gave \(2, 1\)"),
+    Case("D with a column", lambda _: train(image_set(), D=Column()), r"shape \(4,\), but gave \(4, 1\)"),
     Case("D with NaN", lambda _: train(image_set(), D=Lost()), "logits must be finite, but hold NaN"),
     Case("NaN in the data", lambda _: train(NanPoints()), "nan at step 1; .*of step 0 .*lower", training.DivergedError),
     Case(

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from gan_tutorial import checkpoints, data, losses, networks, training
-from gan_tutorial.__main__ import CHECKPOINT, main
+from gan_tutorial.__main__ import main
+from gan_tutorial.runs import CHECKPOINT
 
 PAIR = networks.NetworkConfig(width=4, latent_dim=8, spectral=True)
 IMAGES = data.load_images("digits").subset(slice(200))

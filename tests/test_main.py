@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from gan_tutorial import checkpoints, data, networks, training
-from gan_tutorial.__main__ import CHECKPOINT, main
+from gan_tutorial.__main__ import main
+from gan_tutorial.runs import CHECKPOINT
 
 SMALL = [
     "--width",
@@ -133,11 +134,14 @@ def test_evaluate_prints_a_table_and_json(trained, capsys):
     assert run("evaluate", trained, "--count", 100, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["step"] == 20
-    assert figures["fd"] > figures["floor"] > 0
-    assert figures["ratio"] == pytest.approx(figures["fd"] / figures["floor"])
+    scores, floors = figures["scores"], figures["floors"]
+    assert scores["fd"] > floors["fd"] > 0
+    assert figures["ratio"] == pytest.approx(scores["fd"] / floors["fd"])
+    assert scores["coverage"] < floors["coverage"] <= 1
     assert sum(figures["shares"]) == pytest.approx(1)
     assert run("evaluate", trained, "--count", 100) == 0
-    assert f"{figures['fd']:.3f}" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert all(f"{value:.4f}" in table for value in [*scores.values(), *floors.values()])
 
 
 BAD = {

@@ -13,16 +13,17 @@ import gan_tutorial
 HOUSE = Path(gan_tutorial.__file__).parent
 FLOORS = (
     {"runtime"},
-    {"data", "mixtures"},
+    {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
     {"training", "checkpoints", "sampling", "features"},
+    {"recipes", "runs"},
     {"widgets", "metrics"},
     {"__main__"},
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 MODULES = sorted(FLOOR)
 UNTYPED = {"self", "cls", "state"}  # a TrainState stands on the floor of checkpoints, which may not import it
-MOST_LINES, MOST_STATEMENT_LINES = 310, 50  # about 300 and about 40, with a little room
+MOST_LINES, MOST_STATEMENT_LINES = 330, 50  # about 300 and about 40, with a little room
 
 
 def tree(module: str) -> ast.Module:

@@ -144,8 +144,8 @@ def test_the_discriminators_step_gives_g_no_gradient(samples, objective):
 def test_the_generators_step_gives_d_no_gradient(samples, objective):
     state = fresh()
     before = copy.deepcopy(state.D.state_dict())
-    real, fake, labels, config, _ = step_parts(state, samples["mlp"])
-    training.generator_step(state, real, fake, labels, losses.objective(objective), config)
+    real, fake, labels, config, rng = step_parts(state, samples["mlp"])
+    training.generator_step(state, real, fake, labels, losses.objective(objective), config, rng)
     assert all(p.grad is None for p in state.D.parameters())
     assert all(p.grad is not None for p in state.G.parameters())
     assert list(bits(before)) == list(bits(state.D.state_dict()))
@@ -154,9 +154,9 @@ def test_the_generators_step_gives_d_no_gradient(samples, objective):
 @pytest.mark.parametrize("objective", losses.OBJECTIVES)
 def test_the_generators_loss_is_that_of_the_batchs_logits(samples, objective):
     state = fresh()
-    real, fake, labels, config, _ = step_parts(state, samples["mlp"])
+    real, fake, labels, config, rng = step_parts(state, samples["mlp"])
     expected = losses.objective(objective).g_loss(state.D(real), state.D(fake)).item()
-    step = training.generator_step(state, real, fake, labels, losses.objective(objective), config)
+    step = training.generator_step(state, real, fake, labels, losses.objective(objective), config, rng)
     assert step["g_loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -349,7 +349,7 @@ def test_looking_at_the_data_before_training_changes_nothing(samples):
     """The first look at the data passes through D: spectral norm's vectors must not move."""
     state = fresh(spectral=True)
     before = copy.deepcopy(state.state_dict())
-    training._require_fit(state, samples["mlp"])
+    training._require_fit(state, samples["mlp"], 4)
     assert list(bits(before)) == list(bits(state.state_dict()))
 
 
