@@ -2,8 +2,8 @@
 
 The usual loop has a DataLoader whose data set opens one image at a time and transforms it, a discriminator ending in a
 sigmoid, BCELoss, Adam as it comes, a batch of noise for each network's step, and losses read with .item() at each step.
-Ours runs twice: in float32, as the usual one does, and with matrices multiplied in bfloat16 (``bf16``), which pays on
-processors that have it. The loops run in turn, five rounds, in this one process; each figure is the median of its
+Ours runs twice: in float32, as the usual one does, and with matrices multiplied in bfloat16 (``bf16``), on
+processors that can. The loops run in turn, five rounds, in this one process; each figure is the median of its
 rounds. The batch is the article's, 128. Worker processes would go on to fill their queues beside the others, so the
 usual loop with workers is measured after them.
 """

@@ -82,7 +82,7 @@ def train(
     r2: Annotated[float | None, typer.Option(help="γ of the gradient penalty at generated images.")] = None,
     gp: Annotated[float | None, typer.Option(help="λ of WGAN-GP's penalty; 10 in the paper.")] = None,
     augment: Annotated[bool | None, typer.Option(help="DiffAugment: for a few hundred images.")] = None,
-    bf16: Annotated[bool | None, typer.Option(help="Multiply in bfloat16: faster where the processor can.")] = None,
+    bf16: Annotated[bool | None, typer.Option(help="Multiply in bfloat16 where the device can: faster.")] = None,
     seed: Seed = DEFAULT.seed,
     device: Device = "auto",
     size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,

@@ -54,9 +54,10 @@ class Recipe:
         return training.train(state, data, losses.objective(self.objective), self.train)
 
 
+MINUTE = training.TrainConfig(steps=2000, batch_size=128, lr_G=4e-3, lr_D=2e-3, betas=(0.0, 0.99), ema=0.99, bf16=True)
 PRESETS = {
-    "quick": Recipe(),
-    "best": Recipe(),
+    "quick": Recipe(train=MINUTE),
+    "best": Recipe(network=networks.NetworkConfig(width=32), train=replace(MINUTE, steps=12_000, ema=0.998)),
     "article": Recipe(
         network=networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),
         objective="non_saturating",

@@ -1,6 +1,7 @@
 """Where a program runs and what it draws: devices, random numbers, files that are never half written."""
 
 import contextlib
+import functools
 import math
 import numbers
 import os
@@ -86,6 +87,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@functools.cache
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device has instructions that multiply bfloat16; without, they would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
 
 
 def has_fused_adam(device: str | torch.device) -> bool:

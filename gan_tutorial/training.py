@@ -37,8 +37,8 @@ class TrainConfig:
         r1, r2: γ of the penalties on D's gradient at real and at generated samples; 0 for none.
         gp: λ of WGAN-GP's penalty; 0 for none.
         augment: what changes images at random before D sees them, any of ``augment.POLICY``; empty for nothing.
-        bf16: multiply matrices in bfloat16, penalties apart; weights and losses stay in float32. Faster on GPUs and on
-            processors with AVX512-BF16 or AMX, slower elsewhere.
+        bf16: multiply matrices in bfloat16, on devices that have instructions for it, penalties apart; weights and
+            losses stay in float32.
         check_every: steps between two looks for NaN; each look copies the state, and on a GPU waits for it.
         seed: of the batches and the noise.
     """
@@ -152,9 +152,12 @@ class DivergedError(ArithmeticError):
     """A loss or a weight became NaN or infinite; the state was put back to the last step known to be good."""
 
 
-def products(device: torch.device, bf16: bool) -> torch.autocast:
-    """Return the context in which networks multiply matrices in bfloat16, or in their own precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+def forward(network: nn.Module, inputs: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    """Return ``network(inputs, labels)``, with matrices multiplied in bfloat16 where settings and device say so."""
+    if not (config.bf16 and runtime.has_bf16(inputs.device)):
+        return network(inputs, labels)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        return network(inputs, labels).float()
 
 
 def discriminator_step(
@@ -169,9 +172,8 @@ def discriminator_step(
     """Make one step of D on a batch of real and a batch of generated samples; return what it measured."""
     fake = fake.detach()  # D's loss must not reach G
     real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))
-    with products(state.device, config.bf16):
-        logits = state.D(torch.cat([real, fake]), torch.cat([labels, labels]))  # one pass: D has no BatchNorm
-    real_logits, fake_logits = logits.float().chunk(2)
+    samples, labels_twice = torch.cat([real, fake]), torch.cat([labels, labels])
+    real_logits, fake_logits = forward(state.D, samples, labels_twice, config).chunk(2)  # one pass: D has no BatchNorm
     d_loss = objective.d_loss(real_logits, fake_logits)
     measured = {"d_loss": d_loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
 
@@ -204,11 +206,10 @@ def generator_step(
 ) -> dict[str, Tensor]:
     """Make one step of G, whose batch ``fake`` still carries its graph; return what it measured."""
     real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))  # G learns through it
-    with products(state.device, config.bf16):
-        real_logits = fake_logits = state.D(fake, labels).float()
-        if objective.pairs:
-            with torch.no_grad():
-                real_logits = state.D(real, labels).float()
+    real_logits = fake_logits = forward(state.D, fake, labels, config)
+    if objective.pairs:
+        with torch.no_grad():
+            real_logits = forward(state.D, real, labels, config)
     g_loss = objective.g_loss(real_logits, fake_logits)
     state.opt_G.zero_grad()
     g_loss.backward(inputs=[p for p in state.G.parameters() if p.requires_grad])  # through D, but not to its weights
@@ -245,8 +246,7 @@ def train(state: TrainState, data: Data, objective: losses.Objective, config: Tr
         rng = runtime.step_rng(config.seed, state.step, state.device)
         real, labels = data.batch(config.batch_size, rng)
         z = torch.randn(config.batch_size, state.G.latent_dim, generator=rng, device=state.device)
-        with products(state.device, config.bf16):
-            fake = state.G(z, labels).float()
+        fake = forward(state.G, z, labels, config)
         measured = discriminator_step(state, real, fake, labels, objective, config, rng)
         measured |= generator_step(state, real, fake, labels, objective, config, rng)
         state.step += 1
