@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from gan_tutorial import (
+    augment,
     checkpoints,
     data,
     features,
@@ -22,6 +23,7 @@ from gan_tutorial import (
     networks,
     penalties,
     plotting,
+    recipes,
     runtime,
     sampling,
     training,
@@ -34,6 +36,7 @@ NAN, INF = math.nan, math.inf
 CONFIG = training.TrainConfig(steps=2, batch_size=4)
 PAIR = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=4, width=2)
 HINGE = losses.objective("hinge")
+RNG = torch.Generator()
 
 
 @dataclass(frozen=True)
@@ -400,7 +403,7 @@ METRICS = [
     Case("infinite points", lambda _: metrics.mode_report(CLOUD[:, :2] / 0, mixtures.ring()), "must be finite"),
     Case("unknown set", lambda _: metrics.image_report(images(size=28), "cats"), "but not for 'cats'", DataError),
     Case("other images", lambda _: metrics.image_report(images(200)), r"\(N, 1, 28, 28\).*\(200, 1, 8, 8\)", DataError),
-    Case("too few images", lambda _: metrics.image_report(images(9, size=28)), "64 features .* has 9"),
+    Case("too few images", lambda _: metrics.image_report(images(9, size=28)), "64 features.* has 9"),
     Case("no classifier", lambda _: features.load_classifier("cifar10"), "'cifar10'; train one with", DataError),
     Case("colour", lambda _: features.Classifier().describe(images(4, 3, 28)), r"but got \(4, 3, 28, 28\)", DataError),
     Case("no batches", lambda _: features.Classifier().describe(images(size=28), 0), "batch_size must .* but is 0"),
@@ -425,6 +428,20 @@ PLOTTING = [
     Case("float frames", lambda _: plotting.Player([FRAME / 255], ["a"], "grey"), r"uint8 .*is float64 \(4, 4, 3\)"),
     Case("tensor frames", lambda _: plotting.Player([images()], ["a"], "grey"), "is Tensor; see plotting.tile"),
     Case("unknown objective", lambda _: widgets.draw_losses("gan"), "objective must be one of .*but is 'gan'"),
+    Case(
+        "unknown preset", lambda _: recipes.preset("fast"), "preset must be one of quick, best, article, but is 'fast'"
+    ),
+    Case("unknown setting", lambda _: recipes.preset("quick").variant(lr=1), "no setting lr; it has objective, kind"),
+    Case("setting out of range", lambda _: recipes.PLANE.variant(steps=0), "steps must be an integer of at least 1"),
+    Case("objective of a recipe", lambda _: recipes.Recipe(objective="gan"), "objective must be one of .*'gan'"),
+    Case(
+        "unknown augmentation", lambda _: training.TrainConfig(augment=("flip",)), "sequence of colour.*but is .*flip"
+    ),
+    Case("one word for a policy", lambda _: augment.require_policy("colour"), "sequence of .*but is 'colour'"),
+    Case(
+        "points to augment", lambda _: augment.augment(CLOUD, ("cutout",), RNG), r"\(N, C, H, W\), but got .*\(20, 3\)"
+    ),
+    Case("bytes to augment", lambda _: augment.augment(images().byte(), ("colour",), RNG), "floating point .*uint8"),
     Case("no spread", lambda _: widgets.draw_game(std=0), r"std must be a number in \(0, inf\), but is 0"),
     Case("no curve", lambda _: plotting.curves({}), "needs at least one named series"),
     Case("snapshots unlabelled", lambda _: widgets.replay([images()], []), "label for each snapshot, .*1 and 0"),

@@ -1,0 +1,123 @@
+"""DiffAugment: what each part does to an image, and that gradients pass through it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gan_tutorial import augment, losses, networks, training
+
+
+def rng(seed: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+def images(count: int = 64, channels: int = 1, size: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, channels, size, size, generator=rng(seed)) * 2 - 1
+
+
+@given(st.sampled_from([1, 3]), st.integers(0, 100))
+def test_colour_changes_brightness_contrast_and_saturation_within_their_ranges(channels, seed):
+    before = images(16, channels, seed=seed)
+    after = augment.colour(before, rng(seed))
+    shift = after.mean((1, 2, 3)) - before.mean((1, 2, 3))
+    assert shift.abs().max() <= 0.5 + 1e-5, "brightness alone moves the mean"
+    grey = [x.mean(1) - x.mean((1, 2, 3))[:, None, None] for x in (before, after)]
+    contrast = grey[1].flatten(1).norm(dim=1) / grey[0].flatten(1).norm(dim=1)
+    assert contrast.min() >= 0.5 - 1e-4
+    assert contrast.max() <= 1.5 + 1e-4
+    if channels == 3:
+        tint = [x - x.mean(1, keepdim=True) for x in (before, after)]
+        saturation = tint[1].flatten(1).norm(dim=1) / tint[0].flatten(1).norm(dim=1) / contrast
+        assert saturation.max() <= 2 + 1e-4
+
+
+@given(st.integers(0, 100), st.integers(6, 20), st.integers(6, 20))
+def test_translation_shifts_each_image_as_a_whole(seed, height, width):
+    before = torch.rand(20, 2, height, width, generator=rng(seed)) + 1  # no 0 in it
+    after = augment.translation(before, rng(seed), reach=1 / 4)
+    reach = [round(size / 4) for size in (height, width)]
+    for one, moved in zip(before, after, strict=True):
+        padded = torch.nn.functional.pad(one, [reach[1]] * 2 + [reach[0]] * 2)
+        shifts = [
+            (y, x)
+            for y in range(2 * reach[0] + 1)
+            for x in range(2 * reach[1] + 1)
+            if torch.equal(padded[:, y : y + height, x : x + width], moved)
+        ]
+        assert len(shifts) == 1
+
+
+def test_translations_reach_every_shift_and_no_other():
+    after = augment.translation(torch.ones(4000, 1, 8, 8), rng(), reach=1 / 8)
+    kept = after.sum((1, 2, 3))
+    assert set(kept.tolist()) == {64.0, 56.0, 49.0}  # none, one way, both ways
+    assert abs((kept == 64).float().mean() - 1 / 9) < 0.02
+
+
+@given(st.integers(0, 100))
+def test_cutout_removes_one_rectangle(seed):
+    after = augment.cutout(torch.ones(32, 3, 12, 10), rng(seed))
+    assert torch.equal(after[:, 0], after[:, 2])
+    for hole in 1 - after[:, 0]:
+        rows, columns = hole.any(1).sum(), hole.any(0).sum()
+        assert hole.sum() == rows * columns
+        assert 3 <= rows <= 6  # half the height, cut off at the border at most by half
+        assert 2 <= columns <= 5
+
+
+def test_cutout_leaves_no_pixel_out_of_reach():
+    after = augment.cutout(torch.ones(4000, 1, 8, 8), rng())
+    gone = (after == 0).float().mean((0, 1))
+    assert gone.min() > 0.02
+    assert gone.max() < 0.5
+
+
+@pytest.mark.parametrize("part", augment.POLICY)
+def test_each_part_is_linear_enough_for_autograd(part):
+    given = images(3, 3, 6).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: augment.augment(x, (part,), rng(5)), given)
+
+
+def test_no_policy_changes_nothing_and_draws_nothing():
+    generator, before = rng(), images()
+    assert augment.augment(before, (), generator) is before
+    assert torch.equal(torch.rand(2, generator=generator), torch.rand(2, generator=rng()))
+
+
+def test_the_same_generator_gives_the_same_change(device):
+    before = images().to(device)
+    one, two, other = (augment.augment(before, augment.POLICY, rng(seed, device)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_the_gradient_reaches_the_generator_and_training_sees_the_change(pictures, device):
+    """The same two steps with and without augmentation end in other weights of both networks."""
+    states = {}
+    for policy in ((), augment.POLICY):
+        config = training.TrainConfig(steps=2, batch_size=8, augment=policy)
+        torch.manual_seed(0)
+        pair = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=4, width=4).build()
+        states[policy] = training.TrainState.fresh(*pair, config, device)
+        list(training.train(states[policy], pictures, losses.objective("hinge"), config))
+        assert all(p.grad.abs().sum() > 0 for name, p in states[policy].G.named_parameters() if "bias" not in name)
+    for name in ("G", "D"):
+        plain, changed = (getattr(state, name).layers[0].weight for state in states.values())
+        assert not torch.equal(plain, changed)
+
+
+def test_a_breaks_run_augments_as_the_unbroken_one(pictures):
+    """What augmentation draws comes from (seed, step), like all else."""
+    config = training.TrainConfig(steps=6, batch_size=4, augment=augment.POLICY)
+    ends = []
+    for breaks in ((), (2, 3)):
+        torch.manual_seed(0)
+        pair = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=4, width=2).build()
+        state = training.TrainState.fresh(*pair, config)
+        for stop in (*breaks, 6):
+            for log in training.train(state, pictures, losses.objective("hinge"), config):
+                if log.step == stop:
+                    break
+        ends.append(torch.cat([p.flatten() for p in state.G.parameters()]))
+    assert torch.equal(*ends)
