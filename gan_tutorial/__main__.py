@@ -71,7 +71,7 @@ def train(
     width: Annotated[int | None, typer.Option(help="Channels of the convolutional pair.")] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector z.")] = None,
     spectral: Annotated[bool | None, typer.Option(help="Spectral normalisation of D.")] = None,
-    conditional: Annotated[bool, typer.Option(help="Tell both networks the class of each image.")] = False,
+    conditional: Annotated[bool | None, typer.Option(help="Tell both networks the class of each image.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Real, and as many generated, images in a step.")] = None,
     lr_g: Annotated[float | None, typer.Option(help="Adam's learning rate for G.")] = None,
     lr_d: Annotated[float | None, typer.Option(help="Adam's learning rate for D.")] = None,
@@ -108,6 +108,8 @@ def train(
     )  # fmt: skip
     place = runtime.choose_device(device)
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
+    if conditional is None:
+        conditional = recipe.network.classes > 0 and len(images.classes) > 1
     recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if conditional else 0)
     pair, steps = recipe.network, recipe.train.steps
     settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
@@ -156,7 +158,7 @@ def sample(
     count: Annotated[int, typer.Option(help="How many samples.")] = 64,
     columns: Annotated[int | None, typer.Option(help="Samples in a row; by default a square.")] = None,
     label: Annotated[
-        int | None, typer.Option(help="The class to draw, of a network trained with --conditional.")
+        int | None, typer.Option(help="The class to draw, of a network that was told the classes.")
     ] = None,
     truncation: Truncation = None,
     seed: Seed = 0,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from gan_tutorial import mixtures, networks, recipes, training
+from gan_tutorial import mixtures, networks, recipes, sampling, training
 
 
 @pytest.mark.parametrize("name", recipes.PRESETS)
@@ -14,7 +14,9 @@ def test_a_preset_trains(name, pictures, device):
     recipe = recipes.preset(name).variant(steps=2, batch_size=8, shape=pictures.shape, width=4)
     state = recipe.fresh(device)
     assert [log.step for log in recipe.run(state, pictures)] == [1, 2]
-    assert state.G_ema(torch.randn(3, recipe.network.latent_dim, device=device)).isfinite().all()
+    labels = torch.arange(3) if recipe.network.classes else None
+    samples = sampling.sample(state.G_ema, sampling.latents(3, recipe.network.latent_dim), labels)
+    assert samples.shape == (3, *pictures.shape)
 
 
 def test_the_plane_has_its_own(device):
