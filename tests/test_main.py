@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 from PIL import Image
 
-from gan_tutorial import checkpoints, data, networks, training
+from gan_tutorial import augment, checkpoints, data, networks, recipes, training
 from gan_tutorial.__main__ import main
 from gan_tutorial.runs import CHECKPOINT
 
@@ -74,8 +75,8 @@ def test_a_run_can_be_made_longer(tmp_path):
         assert run("train", "--out", tmp_path / "long", "--steps", steps, "--resume", *SMALL) == 0
     assert run("train", "--out", tmp_path / "whole", "--steps", 12, *SMALL) == 0
     long, whole = (checkpoints.load_generator(tmp_path / name / CHECKPOINT)[0] for name in ("long", "whole"))
-    z = torch.randn(2, 8)
-    assert torch.equal(long(z), whole(z))
+    z, labels = torch.randn(2, 8), torch.tensor([3, 4])
+    assert torch.equal(long(z, labels), whole(z, labels))
 
 
 def test_a_lost_log_does_not_stop_a_resumed_run(tmp_path):
@@ -145,6 +146,8 @@ def test_evaluate_prints_a_table_and_json(trained, capsys):
 
 
 BAD = {
+    "unknown preset": (["train", "--out", "{new}", "--preset", "fast"], "preset must be one of quick, best, article"),
+    "warm start from nowhere": (["train", "--out", "{new}", "--warm-start", "{new}"], "there is no checkpoint at"),
     "no such command": (["paint"], "No such command 'paint'"),
     "no out": (["train"], "Missing option '--out'"),
     "no number": (["train", "--out", "{new}", "--steps", "many"], "valid integer"),
@@ -253,3 +256,26 @@ def test_the_module_runs_as_a_process_from_any_folder(tmp_path):
     out, err = ended.communicate(timeout=120)
     assert (ended.returncode, out) == (1, "")
     assert err == "error: there is no checkpoint at nowhere; train first, or give another path\n"
+
+
+def test_options_change_the_preset_and_nothing_else(tmp_path):
+    """Labels are used where the preset says so and the data have more than one class."""
+    options = ("--preset", "article", "--steps", 1, "--lr-d", 1e-3, "--beta1", 0.25, "--augment", "--batch-size", 4)
+    assert run("train", "--out", tmp_path / "a", *options) == 0
+    saved = checkpoints.read_settings(tmp_path / "a" / CHECKPOINT)
+    expected = recipes.preset("article").variant(
+        steps=1, lr_D=1e-3, betas=(0.25, 0.999), augment=augment.POLICY, batch_size=4, check_every=250
+    )
+    assert {key: saved[key] for key in ("network", "train", "objective")} == json.loads(json.dumps(asdict(expected)))
+    assert run("train", "--out", tmp_path / "b", "--steps", 1, "--width", 2, "--batch-size", 4, "--no-conditional") == 0
+    assert checkpoints.read_settings(tmp_path / "b" / CHECKPOINT)["network"]["classes"] == 0
+
+
+def test_a_warm_start_begins_with_the_average_of_another_run(tmp_path):
+    assert run("train", "--out", tmp_path / "a", "--steps", 3, *SMALL) == 0
+    assert (
+        run("train", "--out", tmp_path / "b", "--steps", 1, "--ema", 0.999, "--warm-start", tmp_path / "a", *SMALL) == 0
+    )
+    old, new = (checkpoints.load_generator(tmp_path / name / CHECKPOINT)[0] for name in "ab")
+    distance = max((a - b).abs().max().item() for a, b in zip(old.parameters(), new.parameters(), strict=True))
+    assert 0 < distance < 1e-4, "one step with a long average moves hardly at all"
