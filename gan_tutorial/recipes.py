@@ -58,7 +58,7 @@ MINUTE = training.TrainConfig(steps=1700, batch_size=128, lr_G=4e-3, lr_D=2e-3, 
 PRESETS = {
     "quick": Recipe(network=networks.NetworkConfig(classes=10), train=MINUTE),
     "best": Recipe(
-        network=networks.NetworkConfig(width=32, classes=10), train=replace(MINUTE, steps=12_000, ema=0.998)
+        network=networks.NetworkConfig(width=32, classes=10), train=replace(MINUTE, steps=10_000, ema=0.998)
     ),
     "article": Recipe(
         network=networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),

@@ -1,0 +1,117 @@
+"""Modes in the plane: every objective with every regulariser on the ring and the grid, and a preset that solves both.
+
+The table has the networks and the rates of ``recipes.PLANE``, smaller batches and fewer steps; then PLANE itself runs
+as it is. All figures come from 10,000 samples of the averaged generator. Seconds are those of the processor in this
+one process, which the load of the machine changes little. As it stands this takes about an hour of one thread.
+"""
+
+import json
+import platform
+import statistics
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+from gan_tutorial import losses, metrics, mixtures, networks, recipes, runtime, sampling, training
+
+RESULTS = Path(__file__).parent / "results" / "plane.json"
+DEVICE = runtime.choose_device()
+MIXTURES = {"ring": mixtures.ring(), "grid": mixtures.grid()}
+REGULARISERS = {
+    "none": {},
+    "R1": {"r1": 0.1},
+    "R1 + R2": {"r1": 0.1, "r2": 0.1},
+    "spectral norm": {"spectral": True},
+    "WGAN-GP": {"gp": 10.0},
+    "packs of 2": {"pack": 2},
+    "packs of 4": {"pack": 4},
+}
+TABLE = recipes.PLANE.variant(batch_size=64)
+
+
+def measure(recipe: recipes.Recipe, mixture: mixtures.Mixture, pack: int = 1) -> dict:
+    """Train, with a D that judges ``pack`` points at a time, and return modes, high-quality share and seconds."""
+    state = recipe.fresh(DEVICE)
+    if pack > 1:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.train.seed)
+            D = networks.Packed(networks.MLPDiscriminator((pack, 2), recipe.network.hidden[::-1]))
+        state = training.TrainState.fresh(state.G, D, recipe.train, DEVICE)
+    start = time.process_time()
+    try:
+        for _ in recipe.run(state, mixture):
+            pass
+    except training.DivergedError:
+        return {"modes": 0, "high_quality": 0.0, "seconds": time.process_time() - start, "diverged": state.step}
+    seconds = time.process_time() - start
+    z = sampling.latents(10_000, recipe.network.latent_dim, seed=1)
+    report = metrics.mode_report(sampling.sample(state.G_ema, z), mixture)
+    return {"modes": report.covered, "high_quality": round(report.high_quality, 4), "seconds": round(seconds, 1)}
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Runs of each cell of the table.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of each of these runs.", min=1)] = 2000,
+    plane_seeds: Annotated[int, typer.Option(help="Runs of PLANE on each mixture.", min=1)] = 20,
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+) -> None:
+    """Measure, print the tables, and store the results with machine, versions and date."""
+    torch.set_num_threads(1)  # networks as small as these only wait for a second thread
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
+    record = {
+        "machine": processor if DEVICE.type == "cpu" else torch.cuda.get_device_name(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": date.today().isoformat(),
+        "seeds": seeds,
+        "plane_seeds": plane_seeds,
+        "recipe": asdict(TABLE.variant(steps=steps)),
+    }
+    cells = [(place, name, how) for place in MIXTURES for name in losses.OBJECTIVES for how in REGULARISERS]
+    record["table"] = []
+    for place, name, how in tqdm(cells, desc="table"):
+        changes = {"objective": name, "steps": steps} | REGULARISERS[how]
+        pack = changes.pop("pack", 1)
+        runs = [measure(TABLE.variant(seed=seed, **changes), MIXTURES[place], pack) for seed in range(seeds)]
+        record["table"].append({"mixture": place, "objective": name, "regulariser": how, "runs": runs})
+    record["plane"] = {
+        place: [measure(recipes.PLANE.variant(seed=seed), mixture) for seed in tqdm(range(plane_seeds), desc=place)]
+        for place, mixture in MIXTURES.items()
+    }
+    with runtime.replacing(out) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    show(record)
+
+
+def show(record: dict) -> None:
+    """Print modes and the high-quality share, means over the seeds, the worst seed's modes in brackets."""
+    for place, mixture in MIXTURES.items():
+        steps = record["recipe"]["train"]["steps"]
+        print(f"{place}: modes of {len(mixture.centres)} (worst), high quality; {record['seeds']} seeds, {steps} steps")
+        print(" " * 16 + "".join(f"{how:>18}" for how in REGULARISERS))
+        for name in losses.OBJECTIVES:
+            row = [c["runs"] for c in record["table"] if (c["mixture"], c["objective"]) == (place, name)]
+            print(f"{name:16}" + "".join(f"{summary(runs):>18}" for runs in row))
+    for place, runs in record["plane"].items():
+        full = sum(run["modes"] == len(MIXTURES[place].centres) for run in runs)
+        quality, seconds = ([run[key] for run in runs] for key in ("high_quality", "seconds"))
+        print(
+            f"PLANE, {place}: all modes in {full} of {len(runs)} seeds; high quality {min(quality):.3f} to "
+            f"{max(quality):.3f}, median {statistics.median(quality):.3f}; {statistics.median(seconds):.0f} s"
+        )
+
+
+def summary(runs: list[dict]) -> str:
+    """Return one cell of the printed table."""
+    modes = [run["modes"] for run in runs]
+    quality = statistics.mean(run["high_quality"] for run in runs)
+    return f"{statistics.mean(modes):.1f} ({min(modes)}) {quality:.2f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
