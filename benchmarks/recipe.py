@@ -46,6 +46,16 @@ BESIDE = {
 }
 
 
+def about() -> dict:
+    """Return the machine, the versions and the date, for a record."""
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return {
+        "machine": processor if DEVICE.type == "cpu" else torch.cuda.get_device_name(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": date.today().isoformat(),
+    }
+
+
 def speed(recipe: recipes.Recipe, images: data.ImageSet, rounds: int = 3, seconds: float = 1.5) -> float:
     """Return steps per second, the median of some rounds."""
     logs = recipe.variant(steps=10**9).run(recipe.fresh(DEVICE), images)
@@ -81,12 +91,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
 ) -> None:
     """Measure, print a table, and store the results with machine, versions and date."""
-    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    about = {
-        "machine": processor if DEVICE.type == "cpu" else torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": date.today().isoformat(),
-    }
     train, test = (data.load_images(name, split).to(DEVICE) for split in data.SPLITS)
     classifier = features.load_classifier(name, DEVICE)
     held_out, _ = classifier.describe(test.images)
@@ -101,7 +105,7 @@ def main(
             {"name": rung, "ladder": rung in LADDER, "recipe": asdict(recipe), "steps_per_second": speeds[rung]}
             | {"steps": steps, "runs": runs}
         )
-    record = about | {"data": name, "seconds": seconds, "floor": floor, "rungs": results}
+    record = about() | {"data": name, "seconds": seconds, "floor": floor, "rungs": results}
     with runtime.replacing(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     show(record)
