@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         return self.head(self.trunk(images))
 
     @torch.no_grad()
-    def describe(self, images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
+    def describe(self, images: Tensor, batch_size: int = 100) -> tuple[Tensor, Tensor]:
         """Return features (N, 64) and predicted labels (N,) for images (N, 1, 28, 28) in [-1, 1].
 
         Raises:

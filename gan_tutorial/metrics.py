@@ -9,7 +9,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from gan_tutorial import data, features, mixtures
+from gan_tutorial import data, features, mixtures, runtime
 
 
 class _Features(nn.Module):
@@ -40,6 +40,10 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 def _require_features(real: Tensor, fake: Tensor, least: int | None = None) -> None:
     """Raise ValueError unless both are finite (N, F), of one F, with N at least ``least``, by default F + 1."""
+    for name, given in (("real", real), ("fake", fake)):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name} features must be a floating-point tensor (N, F), but are {kind}")
     width = real.shape[1] if real.ndim == 2 else "F"
     for name, given in (("real", real), ("fake", fake)):
         if given.ndim != 2 or given.shape[1] != width:
@@ -78,8 +82,10 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
     recall the same with the parts exchanged (Kynkäänniemi et al. 2019, equations 1 and 2), by torch-fidelity.
 
     Raises:
-        ValueError: the widths differ, a value is not finite, or a set has no more than ``neighbours`` samples.
+        ValueError: the widths differ, a value is not finite, a set has no more than ``neighbours`` samples, or
+            ``neighbours`` is not an integer of at least 1.
     """
+    runtime.require_integer("neighbours", neighbours, least=1)
     _require_features(real, fake, least=neighbours + 1)
     figures = prc_features_to_metric(
         fake.double(),
@@ -96,12 +102,14 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[f
     """Return density and coverage of generated features against real ones, each (N, F).
 
     Density counts in how many real balls a generated sample lies, over k; coverage is the share of real balls that hold
-    a generated sample (Naeem et al. 2020, equations 4 and 5). Balls stand about real samples only, so one odd generated
-    sample spoils neither. Density may exceed 1.
+    a generated sample (Naeem et al. 2020; the same as their package prdc). Balls stand about real samples only, so one
+    odd generated sample spoils neither. Density may exceed 1.
 
     Raises:
-        ValueError: the widths differ, a value is not finite, or a set has no more than ``neighbours`` samples.
+        ValueError: the widths differ, a value is not finite, a set has no more than ``neighbours`` samples, or
+            ``neighbours`` is not an integer of at least 1.
     """
+    runtime.require_integer("neighbours", neighbours, least=1)
     _require_features(real, fake, least=neighbours + 1)
     real, fake = real.double(), fake.double().to(real.device)
     exact = "donot_use_mm_for_euclid_dist"  # the quick way rounds, and a sample would lie outside its own ball
@@ -112,7 +120,11 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[f
 
 
 def feature_scores(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """Return every measure of generated features against real ones, each (N, F), by name."""
+    """Return every measure of generated features against real ones, each (N, F), by name.
+
+    Raises:
+        ValueError: as ``frechet_distance``.
+    """
     precision, recall = precision_recall(real, fake)
     density, coverage = density_coverage(real, fake)
     return {
@@ -138,10 +150,21 @@ def histogram_divergence(shares: Tensor, reference: Tensor) -> float:
     """Return the Kullback-Leibler divergence, in nats, of one class histogram (C,) from another: Σ s log(s / r).
 
     Raises:
-        ValueError: the shapes differ, or a class with a share has none in the reference.
+        ValueError: the shapes differ, the shares of either are negative or do not sum to 1, or a class with a share has
+            none in the reference.
     """
-    if shares.shape != reference.shape or ((reference == 0) & (shares > 0)).any():
-        raise ValueError(f"reference must hold every class of the shares, but they are {shares} and {reference}")
+    if shares.ndim != 1 or shares.shape != reference.shape:
+        raise ValueError(
+            f"histograms must have one shape (C,), but are {tuple(shares.shape)} and {tuple(reference.shape)}"
+        )
+    for name, given in (("shares", shares), ("reference shares", reference)):
+        if (given < 0).any():
+            raise ValueError(f"{name} must not be negative, but one is {given.min():g}")
+        if not abs(given.sum() - 1) < 1e-4:  # NaN too
+            raise ValueError(f"{name} must sum to 1, but sum to {given.sum():g}; divide counts by their sum")
+    missing = ((reference == 0) & (shares > 0)).nonzero().flatten().tolist()
+    if missing:
+        raise ValueError(f"class {missing[0]} has a share of {shares[missing[0]]:g}, but none in the reference")
     return torch.special.xlogy(shares, shares / reference.clamp_min(1e-30)).sum().item()
 
 

@@ -1,16 +1,20 @@
 """Distances against closed forms and other libraries; counts on samples whose answer is known."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prdc import compute_prdc
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from gan_tutorial import data, metrics, mixtures, runtime
+from gan_tutorial import data, features, metrics, mixtures, runtime
 
 
 def cloud(seed: int, count: int = 200, width: int = 5) -> torch.Tensor:
@@ -78,7 +82,179 @@ def test_fd_takes_sets_of_two_sizes_on_any_device(device):
     assert apart == pytest.approx(metrics.frechet_distance(real.double(), fake.double()), rel=1e-4)
 
 
+# Kernel distance
+
+
+def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The similarity (x·y / F + 1)³ of every pair."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def by_torchmetrics(real: torch.Tensor, fake: torch.Tensor) -> float:
+    """Torchmetrics' distance on one subset that holds all of two sets of one size."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
+        metric = KernelInceptionDistance(torch.nn.Identity(), subsets=1, subset_size=len(real)).set_dtype(real.dtype)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    return metric.compute()[0].item()
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_kd_equals_torchmetrics_on_the_full_set_and_its_definition(seed):
+    real, fake = cloud(seed), cloud(seed + 1)
+    ours = metrics.kernel_distance(real, fake)
+    assert ours == pytest.approx(by_torchmetrics(real, fake), rel=1e-6)
+    pairs = len(real) * (len(real) - 1)
+    within = sum((kernel(x, x).sum() - kernel(x, x).trace()).item() / pairs for x in (real, fake))
+    assert ours == pytest.approx(within - 2 * kernel(real, fake).mean().item(), rel=1e-9)
+
+
+def test_kd_of_four_numbers_has_a_closed_form():
+    """x = 0, 0 against y = 1, 1: 1 + 2³ - 2·1 = 7; and with y = 1, -1: 1 + 0 - 2·1 = -1, since (-1·1 + 1)³ = 0."""
+    zeros = torch.zeros(2, 1)
+    assert metrics.kernel_distance(zeros, torch.ones(2, 1)) == pytest.approx(7)
+    assert metrics.kernel_distance(zeros, torch.tensor([[1.0], [-1.0]])) == pytest.approx(-1)
+
+
+def test_kd_is_unbiased_where_fd_is_not():
+    """Over many pairs of sets of 12 from N(0, 1), FD is above 0 and KD is 0 within four standard errors.
+
+    Against N(m, 1) KD approaches its closed form: with F = 1, E k(x, y) = Σ (3 choose i) E xⁱ E yⁱ.
+    """
+    sets = torch.randn(600, 2, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kd = torch.tensor([metrics.kernel_distance(*pair) for pair in sets])
+    assert abs(kd.mean()) < 4 * kd.std() / len(kd) ** 0.5
+    assert metrics.frechet_distance(*sets[0]) > 0
+    moved = torch.tensor([metrics.kernel_distance(one, 1 + other) for one, other in sets])
+    here, there = (0, 1, 0), (1, 2, 4)  # moments of N(0, 1) and of N(1, 1)
+    truth = sum(c * (a - b) ** 2 for c, a, b in zip((3, 3, 1), here, there, strict=True))
+    assert abs(moved.mean() - truth) < 4 * moved.std() / len(moved) ** 0.5
+
+
+# Neighbourhoods
+
+
+def by_prdc(real: torch.Tensor, fake: torch.Tensor, neighbours: int) -> dict[str, float]:
+    """The four measures as the authors of density and coverage compute them."""
+    return compute_prdc(real.numpy(), fake.numpy(), neighbours)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0, 3))
+def test_neighbourhoods_equal_prdcs(seed, neighbours, shift):
+    """On sets of two sizes, near and far."""
+    real, fake = cloud(seed), cloud(seed, 150) + shift
+    theirs = by_prdc(real, fake, neighbours)
+    precision, recall = metrics.precision_recall(real, fake, neighbours)
+    density, coverage = metrics.density_coverage(real, fake, neighbours)
+    assert precision == pytest.approx(theirs["precision"], rel=1e-3)
+    assert recall == pytest.approx(theirs["recall"], rel=1e-3)
+    assert density == pytest.approx(theirs["density"], rel=1e-3)
+    assert coverage == pytest.approx(theirs["coverage"], rel=1e-3)
+
+
+def test_every_score_of_images_equals_that_of_the_other_libraries(held_out_digits):
+    """On the features that the book reports on: torch-fidelity for FD, torchmetrics for KD, prdc for the rest."""
+    classifier = features.load_classifier("digits")
+    real = classifier.describe(held_out_digits.images[:1000])[0]
+    noise = torch.randn(1000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    fake = classifier.describe((held_out_digits.images[1000:] + 0.1 * noise).clamp(-1, 1))[0]
+    scores = metrics.feature_scores(real, fake)
+    assert list(scores) == ["fd", "kid", "precision", "recall", "density", "coverage"]
+    statistics = (fid_features_to_statistics(x.double()) for x in (real, fake))
+    fd = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    expected = {
+        "fd": fd,
+        "kid": by_torchmetrics(real.double(), fake.double()),
+        "precision": by_prdc(real.double(), fake.double(), 3)["precision"],
+        "recall": by_prdc(real.double(), fake.double(), 3)["recall"],
+        "density": by_prdc(real.double(), fake.double(), 5)["density"],
+        "coverage": by_prdc(real.double(), fake.double(), 5)["coverage"],
+    }
+    assert scores == pytest.approx(expected, rel=1e-3)
+
+
+def test_neighbourhoods_on_a_line_have_known_answers():
+    """Real points 0, 1, 2, 3 with k = 1: every ball has radius 1.
+
+    Of the generated 0.5, 1.4 and 9 the first two lie in two balls each, and every ball but 3's holds one. Their own
+    balls reach 0.9, 0.9 and 7.6: 0 and 1 lie in the first, 1 and 2 in the second, 2 and 3 in the third.
+    """
+    real = torch.arange(4.0).unsqueeze(1)
+    fake = torch.tensor([[0.5], [1.4], [9.0]])
+    assert metrics.precision_recall(real, fake, neighbours=1) == pytest.approx((2 / 3, 1))
+    assert metrics.density_coverage(real, fake, neighbours=1) == pytest.approx((4 / 3, 3 / 4))
+    odd = torch.tensor([[0.5], [1.4]])
+    assert metrics.precision_recall(real, odd, neighbours=1) == pytest.approx((1, 3 / 4))
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_the_order_of_samples_does_not_matter(seed):
+    real, fake = cloud(seed), cloud(seed + 1)
+    rng = torch.Generator().manual_seed(seed)
+    shuffled = (x[torch.randperm(len(x), generator=rng)] for x in (real, fake))
+    assert metrics.feature_scores(*shuffled) == pytest.approx(metrics.feature_scores(real, fake), rel=1e-6)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.integers(1, 7))
+def test_a_set_against_itself_is_perfect(seed, neighbours):
+    """Each ball holds its centre and k - 1 neighbours, the k-th on its edge: density is 1 exactly."""
+    real = cloud(seed)
+    assert metrics.precision_recall(real, real, neighbours) == (1, 1)
+    assert metrics.density_coverage(real, real, neighbours) == (1, 1)
+    assert metrics.kernel_distance(real, real) < 0, "the diagonal is left out within, and not across"
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31))
+def test_a_set_far_away_shares_nothing(seed):
+    real = cloud(seed)
+    fake = cloud(seed + 1) + 1000
+    assert metrics.precision_recall(real, fake) == (0, 0)
+    assert metrics.density_coverage(real, fake) == (0, 0)
+    assert metrics.kernel_distance(real, fake) > 1000
+    assert metrics.frechet_distance(real, fake) > 1000
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**31), st.integers(0, 199))
+def test_one_sample_repeated_is_precise_and_covers_nothing(seed, index):
+    real = cloud(seed)
+    fake = real[index].repeat(200, 1)
+    precision, recall = metrics.precision_recall(real, fake)
+    assert precision == 1
+    assert recall <= 1 / 200
+    assert metrics.density_coverage(real, fake)[1] < 0.25
+
+
+def test_scores_are_taken_of_float32_on_any_device(device):
+    real, fake = cloud(0).float(), cloud(1, 150).float()
+    scores = metrics.feature_scores(real.to(device), fake.to(device))
+    assert scores == pytest.approx(metrics.feature_scores(real.double(), fake.double()), rel=1e-3)
+    assert all(isinstance(score, float) for score in scores.values())
+
+
 # Classes
+
+
+def test_divergence_has_closed_forms():
+    half, even = torch.tensor([0.5, 0.5, 0.0]), torch.full((3,), 1 / 3)
+    assert metrics.histogram_divergence(even, even) == pytest.approx(0, abs=1e-6)
+    assert metrics.histogram_divergence(half, even) == pytest.approx(math.log(1.5))
+    assert metrics.histogram_divergence(torch.tensor([0.0, 1, 0]), even) == pytest.approx(math.log(3))
+    assert metrics.histogram_divergence(half, half) == pytest.approx(0, abs=1e-6), "a class that neither has"
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=10), st.randoms(use_true_random=False))
+def test_divergence_equals_scipys_and_is_never_negative(counts, random):
+    shares, reference = ([c / sum(row) for c in row] for row in (counts, random.sample(counts, len(counts))))
+    ours = metrics.histogram_divergence(torch.tensor(shares), torch.tensor(reference))
+    assert ours == pytest.approx(scipy.special.rel_entr(shares, reference).sum(), abs=1e-5)
+    assert ours > -1e-5
 
 
 def test_a_histogram_counts_every_class():
