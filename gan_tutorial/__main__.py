@@ -108,9 +108,8 @@ def train(
     )  # fmt: skip
     place = runtime.choose_device(device)
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
-    if conditional is None:
-        conditional = recipe.network.classes > 0 and len(images.classes) > 1
-    recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if conditional else 0)
+    told = recipe.network.classes > 0 and len(images.classes) > 1 if conditional is None else conditional
+    recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if told else 0)
     pair, steps = recipe.network, recipe.train.steps
     settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
     state = recipe.fresh(place)

@@ -57,9 +57,7 @@ class Recipe:
 MINUTE = training.TrainConfig(steps=1700, batch_size=128, lr_G=4e-3, lr_D=2e-3, betas=(0.0, 0.99), ema=0.99, bf16=True)
 PRESETS = {
     "quick": Recipe(network=networks.NetworkConfig(classes=10), train=MINUTE),
-    "best": Recipe(
-        network=networks.NetworkConfig(width=32, classes=10), train=replace(MINUTE, steps=6000, ema=0.998)
-    ),
+    "best": Recipe(network=networks.NetworkConfig(width=32, classes=10), train=replace(MINUTE, steps=6000, ema=0.998)),
     "article": Recipe(
         network=networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),
         objective="non_saturating",

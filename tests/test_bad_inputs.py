@@ -193,6 +193,11 @@ def points_d(**options) -> networks.Discriminator:
     return networks.MLPDiscriminator((2,), hidden=(8,), **options)
 
 
+def packed(pack: int) -> nn.Module:
+    return networks.Packed(networks.MLPDiscriminator((pack, 2), hidden=(8,)))
+
+
+POINTS = networks.NetworkConfig(kind="mlp", shape=(2,), latent_dim=4, hidden=(8,))
 Z = torch.zeros(3, 4)
 NETWORKS = [
     Case("z too wide", lambda _: mlp()(torch.zeros(3, 5)), r"z must have the shape \(N, 4\), but has \(3, 5\)"),
@@ -202,6 +207,8 @@ NETWORKS = [
     Case("labels too few", lambda _: mlp(classes=5)(Z, torch.arange(2)), r"shape \(3,\), .*shape \(2,\)"),
     Case("labels as floats", lambda _: points_d(classes=5)(torch.zeros(3, 2), torch.zeros(3)), "float32"),
     Case("label out of range", lambda _: mlp(classes=3)(Z, torch.arange(1, 4)), r"\[0, 2\].*from 1 to 3"),
+    Case("half a pack", lambda _: packed(2)(torch.zeros(5, 2)), "packs of 2 need a batch that 2 divides, but got 5"),
+    Case("packs in training", lambda _: train(mixtures.ring(), POINTS, packed(3)), "packs of 3 .*but got 4"),
     Case("flat images", lambda _: PAIR.build()[1](torch.zeros(2, 64)), r"\(N, 1, 8, 8\).*\(2, 64\)"),
     Case("bytes to D", lambda _: PAIR.build()[1](image_set().pixels), "floating point .*torch.uint8"),
     Case("side of 30", lambda _: networks.ConvGenerator(4, (1, 30, 30)), r"multiple of 4.*got \(1, 30, 30\)"),

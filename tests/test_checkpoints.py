@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from gan_tutorial import checkpoints, data, losses, networks, training
+from gan_tutorial import checkpoints, data, features, losses, networks, recipes, sampling, training
 from gan_tutorial.__main__ import main
 from gan_tutorial.runs import CHECKPOINT
 
@@ -268,7 +268,7 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     assert steps == sorted(steps)
     assert half_written > 0, "no kill fell into a write"
     assert len(set(steps)) > 10, "the kills came too early to test anything"
-    config, pair = training.TrainConfig(), networks.NetworkConfig(width=4, latent_dim=8)
+    config, pair = training.TrainConfig(), networks.NetworkConfig(width=4, latent_dim=8, classes=10)
     broken, unbroken = (fresh(config, seed, pair) for seed in (1, 2))
     checkpoints.restore(broken, checkpoint)
     checkpoints.restore(unbroken, tmp_path / "unbroken" / CHECKPOINT)
@@ -276,3 +276,34 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     assert (tmp_path / "broken" / "log.csv").read_text() == (tmp_path / "unbroken" / "log.csv").read_text()
     with capsys.disabled():
         print(f"\nkilled at steps {steps}, {half_written} of 20 in a write")
+
+
+@pytest.mark.parametrize("name", data.BUNDLED)
+def test_the_bundled_pair_draws_what_it_is_asked_for(name):
+    """A hundred samples of each class: the classifier takes nearly all digits, and most clothes, for what was asked."""
+    G, settings = checkpoints.load_generator(checkpoints.bundled(name))
+    assert (settings["data"], settings["step"]) == (name, 0)
+    labels = torch.arange(1000).remainder(10)
+    samples = sampling.sample(G, sampling.latents(1000, G.latent_dim, seed=5), labels)
+    _, seen = features.load_classifier(name).describe(samples)
+    assert (seen == labels).float().mean() > (0.95 if name == "digits" else 0.8)
+
+
+def test_a_warm_start_takes_networks_but_neither_steps_nor_moments():
+    state = recipes.preset("best").fresh()
+    checkpoints.warm_start(state, checkpoints.bundled("digits"))
+    G, _ = checkpoints.load_generator(checkpoints.bundled("digits"))
+    for name, value in G.state_dict().items():
+        assert torch.equal(state.G.state_dict()[name], value)
+        assert torch.equal(state.G_ema.state_dict()[name], value)
+    assert state.step == 0
+    assert not state.opt_G.state_dict()["state"]
+    assert state.G.training
+
+
+def test_a_warm_start_from_other_networks_changes_nothing():
+    state = recipes.preset("best").variant(width=8).fresh()
+    before = [p.clone() for p in state.D.parameters()]
+    with pytest.raises(checkpoints.CheckpointError, match="holds other networks"):
+        checkpoints.warm_start(state, checkpoints.bundled("digits"))
+    assert all(torch.equal(a, b) for a, b in zip(before, state.D.parameters(), strict=True))

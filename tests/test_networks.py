@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_tutorial import networks
+from gan_tutorial import losses, mixtures, networks, training
 
 PAIRS = {
     "mlp": (networks.MLPGenerator, networks.MLPDiscriminator),
@@ -110,6 +110,49 @@ def test_a_logit_depends_on_its_own_sample_alone(kind, spectral):
     alone = torch.cat([D(image.unsqueeze(0)) for image in images])
     torch.testing.assert_close(D(images), alone)
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in D.modules())
+
+
+@pytest.mark.parametrize("pack", [1, 2, 3])
+def test_packing_judges_neighbours_in_the_batch_together(pack):
+    torch.manual_seed(0)
+    D = networks.MLPDiscriminator((pack, 2), hidden=(8,))
+    points = torch.randn(6, 2)
+    packs = torch.stack([points[i : i + pack] for i in range(0, 6, pack)])
+    logits = networks.Packed(D)(points)
+    assert logits.shape == (6,)
+    for i, verdict in enumerate(D(packs)):
+        torch.testing.assert_close(logits[i * pack : (i + 1) * pack], verdict.expand(pack))
+
+
+def test_a_change_of_one_point_moves_the_logits_of_its_pack_alone():
+    torch.manual_seed(0)
+    D = networks.Packed(networks.MLPDiscriminator((2, 2), hidden=(8,)))
+    points = torch.randn(6, 2)
+    changed = points.clone()
+    changed[3] += 1
+    moved = D(points) != D(changed)
+    assert moved.tolist() == [False, False, True, True, False, False]
+
+
+def test_a_packed_discriminator_of_images():
+    torch.manual_seed(0)
+    D = networks.MLPDiscriminator((2, 1, 4, 4), hidden=(8,))
+    packed, images = networks.Packed(D), torch.rand(4, 1, 4, 4)
+    assert list(packed.shape) == [1, 4, 4]
+    torch.testing.assert_close(packed(images)[::2], D(images.reshape(2, 2, 1, 4, 4)))
+
+
+def test_a_packed_discriminator_trains():
+    torch.manual_seed(0)
+    G, D = networks.MLPGenerator(2, (2,), (8,)), networks.Packed(networks.MLPDiscriminator((2, 2), (8,)))
+    config = training.TrainConfig(steps=5, batch_size=8, r1=0.1, gp=1.0)
+    state = training.TrainState.fresh(G, D, config)
+    before = [p.clone() for p in (*G.parameters(), *D.parameters())]
+    logs = list(training.train(state, mixtures.ring(), losses.objective("relativistic"), config))
+    assert state.step == len(logs) == 5
+    for old, new in zip(before, (*state.G.parameters(), *state.D.parameters()), strict=True):
+        assert new.isfinite().all()
+        assert not torch.equal(old, new) or old.shape == (1,)  # the last bias: a relativistic loss ignores shifts
 
 
 def test_every_pixel_is_written_equally_often():
