@@ -67,7 +67,7 @@ PRESETS = {
 PLANE = Recipe(
     network=networks.NetworkConfig(kind="mlp", shape=(2,), latent_dim=2, hidden=(128, 128, 128), spectral=False),
     objective="non_saturating",
-    train=training.TrainConfig(steps=8000, batch_size=256, lr_G=1e-3, lr_D=1e-3, ema=0.99),
+    train=training.TrainConfig(steps=12_000, batch_size=128, lr_G=1.5e-3, lr_D=7e-4, ema=0.99),
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from gan_tutorial import mixtures, networks, recipes, sampling, training
+from gan_tutorial import metrics, mixtures, networks, recipes, sampling, training
 
 
 @pytest.mark.parametrize("name", recipes.PRESETS)
@@ -65,3 +65,13 @@ def test_a_recipe_survives_json(recipe):
         train=training.TrainConfig(**saved["train"]),
     )
     assert again == recipe
+
+
+def test_the_recipe_for_the_plane_finds_every_mode_of_the_ring_early():
+    recipe = recipes.PLANE.variant(steps=1500)
+    state = recipe.fresh()
+    for _ in recipe.run(state, mixtures.ring()):
+        pass
+    report = metrics.mode_report(sampling.sample(state.G_ema, sampling.latents(2000, 2)), mixtures.ring())
+    assert report.covered == 8
+    assert report.high_quality > 0.5
