@@ -6,11 +6,9 @@ one process, which the load of the machine changes little. As it stands this tak
 """
 
 import json
-import platform
 import statistics
 import time
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -63,11 +61,7 @@ def main(
 ) -> None:
     """Measure, print the tables, and store the results with machine, versions and date."""
     torch.set_num_threads(1)  # networks as small as these only wait for a second thread
-    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
-    record = {
-        "machine": processor if DEVICE.type == "cpu" else torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": date.today().isoformat(),
+    record = runtime.origin(DEVICE) | {
         "seeds": seeds,
         "plane_seeds": plane_seeds,
         "recipe": asdict(TABLE.variant(steps=steps)),

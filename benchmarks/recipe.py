@@ -6,11 +6,9 @@ the machine through the speeds alone, and not on what else runs during the long 
 """
 
 import json
-import platform
 import statistics
 import time
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -46,16 +44,6 @@ BESIDE = {
 }
 
 
-def about() -> dict:
-    """Return the machine, the versions and the date, for a record."""
-    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    return {
-        "machine": processor if DEVICE.type == "cpu" else torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": date.today().isoformat(),
-    }
-
-
 def speed(recipe: recipes.Recipe, images: data.ImageSet, rounds: int = 3, seconds: float = 1.5) -> float:
     """Return steps per second, the median of some rounds."""
     logs = recipe.variant(steps=10**9).run(recipe.fresh(DEVICE), images)
@@ -65,7 +53,8 @@ def speed(recipe: recipes.Recipe, images: data.ImageSet, rounds: int = 3, second
     for _ in range(rounds):
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
-            steps += bool(next(logs).d_loss + 1)  # reading a number waits for the device
+            float(next(logs).d_loss)  # reading a number waits for the device
+            steps += 1
         rates.append(steps / (time.perf_counter() - start))
     return statistics.median(rates)
 
@@ -105,7 +94,7 @@ def main(
             {"name": rung, "ladder": rung in LADDER, "recipe": asdict(recipe), "steps_per_second": speeds[rung]}
             | {"steps": steps, "runs": runs}
         )
-    record = about() | {"data": name, "seconds": seconds, "floor": floor, "rungs": results}
+    record = runtime.origin(DEVICE) | {"data": name, "seconds": seconds, "floor": floor, "rungs": results}
     with runtime.replacing(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     show(record)

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 import typer
-from recipe import about
 from tqdm import tqdm
 
 from gan_tutorial import augment, data, features, metrics, recipes, runtime, sampling
@@ -46,7 +45,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
 ) -> None:
     """Measure, print a table, and store the results with machine, versions and date."""
-    record = about() | {"steps": steps, "runs": []}
+    record = runtime.origin(DEVICE) | {"steps": steps, "runs": []}
     print(f"{'images':>6}  {'augmentation':20}{'FD in floors, median and range':>36}{'gap of D':>10}")
     for count in (100, 500):
         for name, policy in POLICIES.items():

@@ -33,7 +33,7 @@ from gan_tutorial.recipes import PRESETS
 DEFAULT = training.TrainConfig()
 
 MEASURES = {
-    "fd": "Fréchet distance, FD", "kid": "kernel distance, KD", "precision": "precision", "recall": "recall",
+    "fd": "Fréchet distance, FD", "kd": "kernel distance, KD", "precision": "precision", "recall": "recall",
     "density": "density", "coverage": "coverage",
 }  # fmt: skip
 
@@ -113,9 +113,9 @@ def train(
     pair, steps = recipe.network, recipe.train.steps
     settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
     state = recipe.fresh(place)
-    if warm_start is not None:
-        checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
     rows = runs.resume(state, out, settings) if resume else runs.start(out)
+    if warm_start is not None and not state.step:
+        checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
 
     def save() -> None:
         runs.write_log(rows, out)

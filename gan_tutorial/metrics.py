@@ -128,7 +128,7 @@ def feature_scores(real: Tensor, fake: Tensor) -> dict[str, float]:
     precision, recall = precision_recall(real, fake)
     density, coverage = density_coverage(real, fake)
     return {
-        "fd": frechet_distance(real, fake), "kid": kernel_distance(real, fake),
+        "fd": frechet_distance(real, fake), "kd": kernel_distance(real, fake),
         "precision": precision, "recall": recall, "density": density, "coverage": coverage,
     }  # fmt: skip
 
@@ -211,24 +211,24 @@ def image_report(fake: Tensor, name: str = "digits") -> ImageReport:
         ValueError: there are too few images for a covariance.
     """
     described, predicted = features.load_classifier(name, fake.device).describe(fake)
-    held_out, labels, floors = _reference(name, len(fake), str(fake.device))
-    shares = class_histogram(predicted, int(labels.max()) + 1).cpu()
+    held_out, real_shares, floors = _reference(name, len(fake), str(fake.device))
+    shares = class_histogram(predicted, len(real_shares)).cpu()
     return ImageReport(
         feature_scores(held_out, described),
-        floors,
+        dict(floors),
         shares,
-        histogram_divergence(shares, class_histogram(labels, len(shares))),
+        histogram_divergence(shares, real_shares),
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _reference(name: str, count: int, device: str) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return features and labels of at most ``count`` held-out images, and the scores of as many training images."""
+    """Return held-out features of at most ``count`` images, all classes' shares, and the scores of training images."""
     classifier = features.load_classifier(name, device)
     train, held_out = (data.load_images(name, split) for split in data.SPLITS)
     few = slice(min(count, len(held_out)))
     real, stand_in = (classifier.describe(images.subset(few).images)[0] for images in (held_out, train))
-    return real, held_out.labels[few], feature_scores(real, stand_in)
+    return real, class_histogram(held_out.labels, len(held_out.classes)), feature_scores(real, stand_in)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ import functools
 import math
 import numbers
 import os
+import platform
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,16 @@ def has_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def origin(device: torch.device) -> dict:
+    """Return machine, versions and date as plain values, to store beside what was measured on ``device``."""
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+    return {
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": date.today().isoformat(),
+    }
 
 
 def has_fused_adam(device: str | torch.device) -> bool:

@@ -279,3 +279,20 @@ def test_a_warm_start_begins_with_the_average_of_another_run(tmp_path):
     old, new = (checkpoints.load_generator(tmp_path / name / CHECKPOINT)[0] for name in "ab")
     distance = max((a - b).abs().max().item() for a, b in zip(old.parameters(), new.parameters(), strict=True))
     assert 0 < distance < 1e-4, "one step with a long average moves hardly at all"
+
+
+def test_the_bundled_pairs_answer_to_their_names(tmp_path, capsys):
+    assert run("sample", "digits", "--out", tmp_path / "a.png", "--label", 3) == 0
+    assert run("evaluate", "fashion", "--count", 300, "--json") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["scores"]["fd"] < 5 * figures["floors"]["fd"]
+    options = ("--preset", "best", "--warm-start", "digits", "--steps", 1, "--batch-size", 4)
+    assert run("train", "--out", tmp_path / "b", *options) == 0
+
+
+def test_a_resumed_run_does_without_what_it_was_warmed_with(tmp_path):
+    assert run("train", "--out", tmp_path / "a", "--steps", 3, *SMALL) == 0
+    options = ("--out", tmp_path / "b", "--warm-start", tmp_path / "a", *SMALL)
+    assert run("train", "--steps", 2, *options) == 0
+    (tmp_path / "a" / CHECKPOINT).unlink()
+    assert run("train", "--steps", 4, "--resume", *options) == 0

@@ -162,12 +162,12 @@ def test_every_score_of_images_equals_that_of_the_other_libraries(held_out_digit
     noise = torch.randn(1000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     fake = classifier.describe((held_out_digits.images[1000:] + 0.1 * noise).clamp(-1, 1))[0]
     scores = metrics.feature_scores(real, fake)
-    assert list(scores) == ["fd", "kid", "precision", "recall", "density", "coverage"]
+    assert list(scores) == ["fd", "kd", "precision", "recall", "density", "coverage"]
     statistics = (fid_features_to_statistics(x.double()) for x in (real, fake))
     fd = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     expected = {
         "fd": fd,
-        "kid": by_torchmetrics(real.double(), fake.double()),
+        "kd": by_torchmetrics(real.double(), fake.double()),
         "precision": by_prdc(real.double(), fake.double(), 3)["precision"],
         "recall": by_prdc(real.double(), fake.double(), 3)["recall"],
         "density": by_prdc(real.double(), fake.double(), 5)["density"],

@@ -1,5 +1,6 @@
 """Devices, the random numbers of a step, checks of numbers, and files that are never half written."""
 
+import json
 import math
 
 import numpy as np
@@ -137,3 +138,18 @@ def test_fused_adam_is_for_cpu_and_cuda():
     assert runtime.has_fused_adam("cpu")
     assert runtime.has_fused_adam("cuda:1")
     assert not runtime.has_fused_adam("meta")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx2": True}, True), ({"avx2": True}, False), ({}, False)],
+)
+def test_bfloat16_is_for_processors_with_instructions_for_it(capabilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert runtime.has_bf16.__wrapped__(torch.device("cpu")) is expected
+
+
+def test_an_origin_can_be_stored(device):
+    origin = runtime.origin(device)
+    assert json.loads(json.dumps(origin)) == origin
+    assert origin["versions"]["torch"] == torch.__version__
