@@ -27,7 +27,7 @@ lab: $(READY) ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab --notebook-dir=book
 
 bench: $(READY) ## Run the benchmarks; each prints a table.
-	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
 
 clean: ## Remove what was built, but not the environment.
 	rm -rf _build htmlcov .coverage .pytest_cache .ruff_cache *.egg-info

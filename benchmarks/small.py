@@ -11,13 +11,14 @@ from typing import Annotated
 
 import torch
 import typer
-from tqdm import tqdm
+from _pool import each
 
 from gan_tutorial import augment, data, features, metrics, recipes, runtime, sampling
 
 RESULTS = Path(__file__).parent / "results" / "small.json"
 DEVICE = runtime.choose_device()
 POLICIES = {"none": (), "translation": ("translation",), "all of DiffAugment": augment.POLICY}
+COUNTS = (100, 500)
 NARROW = recipes.preset("quick").variant(classes=0, width=16, batch_size=32)
 
 
@@ -47,12 +48,13 @@ def main(
     """Measure, print a table, and store the results with machine, versions and date."""
     record = runtime.origin(DEVICE) | {"steps": steps, "runs": []}
     print(f"{'images':>6}  {'augmentation':20}{'FD in floors, median and range':>36}{'gap of D':>10}")
-    for count in (100, 500):
-        for name, policy in POLICIES.items():
-            curves = [run(count, policy, seed, steps) for seed in tqdm(range(seeds), desc=f"{count} {name}")]
-            record["runs"].append({"images": count, "augmentation": name, "curves": curves})
-            fds, gaps = torch.tensor([curve[-1][1:] for curve in curves]).T
-            print(f"{count:6}  {name:20}{fds.median():18.1f}{fds.min():9.1f}{fds.max():9.1f}{gaps.median():10.2f}")
+    kinds = [(count, name) for count in COUNTS for name in POLICIES]
+    curves = each(run, [(count, POLICIES[name], s, steps) for count, name in kinds for s in range(seeds)], DEVICE)
+    for i, (count, name) in enumerate(kinds):
+        own = curves[i * seeds : (i + 1) * seeds]
+        record["runs"].append({"images": count, "augmentation": name, "curves": own})
+        fds, gaps = torch.tensor([curve[-1][1:] for curve in own]).T
+        print(f"{count:6}  {name:20}{fds.median():18.1f}{fds.min():9.1f}{fds.max():9.1f}{gaps.median():10.2f}")
     with runtime.replacing(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
