@@ -15,7 +15,7 @@ FLOORS = (
     {"runtime"},
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
-    {"training", "checkpoints", "sampling", "features"},
+    {"training", "checkpoints", "sampling", "features", "ladder"},
     {"recipes", "runs"},
     {"widgets", "metrics"},
     {"__main__"},
