@@ -15,7 +15,7 @@ FLOORS = (
     {"runtime", "drawing", "batching"},
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
-    {"training", "checkpoints", "sampling", "features", "ladder"},
+    {"door", "training", "checkpoints", "sampling", "features", "ladder"},
     {"recipes", "runs"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
