@@ -49,8 +49,7 @@ class Generator(nn.Module):
 
     def draw(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return what ``forward`` returns, without its checks: one path, as an exporter needs it."""
-        if self.embedding is not None:
-            z = torch.cat([z, self.embedding(labels)], dim=1)
+        z = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
         return self.layers(z).unflatten(1, self.shape) if self.flat else self.layers(z)
 
     flat = False

@@ -1,4 +1,4 @@
-"""The service, as a process on a free port and in this one: statuses, limits, batches, the page, and a stop without loss."""
+"""The service, as a process on a free port and in this one: statuses, limits, batches, page, a stop without loss."""
 
 import asyncio
 import contextlib
@@ -304,10 +304,10 @@ def test_a_stop_under_load_loses_no_request_that_was_taken_in(model):
         clients = [threading.Thread(target=tally.client, args=(running.port, seed)) for seed in range(16)]
         for client in clients:
             client.start()
-        while running.metric("gan_requests_total") < 100:
-            pass
-        assert running.ask("/readyz")[0] == 200
-        asked = 101 + tally.answers[200] * 0
+        others = 0
+        while tally.answers[200] < 100:
+            assert running.ask("/readyz")[0] == 200
+            others += 1
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(PATIENCE) == 0
         for client in clients:
@@ -315,11 +315,10 @@ def test_a_stop_under_load_loses_no_request_that_was_taken_in(model):
         last = running.process.stdout.read()
         err = running.process.stderr.read()
     answered, accepted = map(int, re.search(r"stopped: (\d+) of (\d+) requests answered", last).groups())
-    assert asked
     assert answered == accepted
     assert tally.cut == 0
     assert set(tally.answers) == {200}
-    assert tally.answers[200] <= accepted
+    assert tally.answers[200] == accepted - others
     assert not err
 
 
@@ -403,7 +402,7 @@ def test_what_takes_too_long_is_answered_by_503_and_not_drawn(model):
             assert (await client.post("/generate", json={})).status_code == 200
             text = (await client.get("/metrics")).text
             assert "gan_batched_requests_total 2.0" in text, "the second was given up before its turn"
-            assert traffic.accepted == 5
+            assert traffic.accepted == 4
 
     asyncio.run(play())
 
@@ -542,8 +541,8 @@ def test_the_page_draws_and_is_described(page):
     assert_fits(page)
     assert violations(page.page, "light") == []
     picture = page.page.locator("#picture")
-    assert picture.get_attribute("alt") == "10 generated pictures in a grid, of all classes in turn, seed 0"
-    assert picture.evaluate("image => image.naturalWidth") == 4 * 30 - 2
+    assert picture.get_attribute("alt") == "20 generated pictures in a grid, of all classes in turn, seed 0"
+    assert picture.evaluate("image => image.naturalWidth") == 5 * 30 - 2
     for field_ in page.page.locator("input, select").all():
         assert field_.evaluate("element => element.labels.length === 1 && element.offsetHeight >= 40")
 
@@ -554,7 +553,7 @@ def test_the_page_is_used_by_keyboard(page):
     before = picture.evaluate(pixels)
     for name, keys, expected in (
         ("Direction 2", ["ArrowRight"] * 4, "directions 0, 1, 0, 0"),
-        ("Direction 2", ["Home"], "directions 0, -4, 0, 0"),
+        ("Direction 2", ["Home"], "directions 0, -3, 0, 0"),
         ("Seed", ["Backspace", "7"], "seed 7"),
     ):
         page.page.get_by_label(name).focus()
@@ -562,7 +561,7 @@ def test_the_page_is_used_by_keyboard(page):
             page.page.keyboard.press(key)
         status.filter(has_text=expected).wait_for()
     page.page.get_by_label("Class").select_option("3")
-    page.page.wait_for_function("document.querySelector('#picture').alt.includes('all of class 3, seed 7')")
+    page.page.get_by_alt_text("all of class 3, seed 7").wait_for()
     assert picture.evaluate(pixels) != before
     page.page.get_by_role("button", name="Back to the start").press("Enter")
     status.filter(has_text="seed 0, directions 0, 0, 0, 0").wait_for()
@@ -580,7 +579,7 @@ def test_the_description_of_the_interface_needs_no_other_machine(browser, servic
     context = browser.new_context(viewport=WIDE)
     seen = visit(context, f"http://127.0.0.1:{service.port}/docs", "docs")
     seen.page.locator("#operations-default-generate_generate_post").click()
-    seen.page.get_by_text("Picture i of a seed").first.wait_for()
+    seen.page.locator(".body-param__example", has_text='"truncation"').wait_for()
     assert (seen.foreign, seen.messages) == ([], [])
     context.close()
 
