@@ -234,7 +234,13 @@ def summary(record: Record, seconds: float) -> dict:
     return {
         "seconds": seconds,
         "requests_per_second": record.sent / seconds,
-        "milliseconds": {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98], "most": max(record.milliseconds)},
+        "milliseconds": {
+            "mean": statistics.fmean(record.milliseconds),
+            "p50": cuts[49],
+            "p90": cuts[89],
+            "p99": cuts[98],
+            "most": max(record.milliseconds),
+        },
         "statuses": {kind: dict(counter) for kind, counter in record.statuses.items()},
     }
 
@@ -262,7 +268,7 @@ def verdicts(record: dict) -> dict[str, bool]:
 def show(record: dict) -> None:
     """Print the record as a table."""
     print(f"{record['machine']}; {record['requests']} requests, {record['clients']} clients")
-    print(f"{'':8}{'requests/s':>12}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'most ms':>9}")
+    print(f"{'':8}{'requests/s':>12}{'mean ms':>9}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'most ms':>9}")
     for name in ("alone", "crowd"):
         row = record[name]
         print(

@@ -152,7 +152,7 @@ def weights_digest(G: nn.Module) -> str:
 def directions(G: networks.Generator, count: int = DIRECTIONS) -> tuple[tuple[float, ...], ...]:
     """Return the unit vectors (count, latent_dim) along which a step in z changes G's first layer most.
 
-    These are the first right singular vectors of the columns that read z (Shen and Zhou 2021, equation 5). Their
+    These are the first right singular vectors of the columns that read z (Shen and Zhou 2021, the closed form). Their
     signs are free; the largest number of each is positive.
     """
     weight = G.layers[0].weight.detach().cpu().double()[:, : G.latent_dim]
