@@ -407,6 +407,28 @@ def test_what_takes_too_long_is_answered_by_503_and_not_drawn(model):
     asyncio.run(play())
 
 
+def test_the_door_reads_no_more_and_waits_no_longer_than_it_may(model):
+    async def slowly(parts: int, pause: float) -> AsyncIterator[bytes]:
+        for _ in range(parts):
+            await asyncio.sleep(pause)
+            yield b" " * 60
+
+    async def play() -> None:
+        async with inside(drawing.OnnxGenerator(model), body=100, seconds=0.2) as (client, traffic):
+            large = await client.post("/generate", content=slowly(1000, 0))
+            assert (large.status_code, large.json()["detail"]) == (413, "the body may have 100 bytes")
+            late = await client.post("/generate", content=slowly(2, 1))
+            assert (late.status_code, late.headers["connection"]) == (408, "close")
+            traffic.stopping = True
+            for path in ("/", "/docs", "/model", "/healthz"):
+                answer = await client.get(path)
+                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert (await client.get("/readyz")).json()["detail"] == "stopping"
+            assert traffic.accepted == traffic.answered == 7
+
+    asyncio.run(play())
+
+
 def test_a_generator_without_classes_and_one_of_points(tmp_path):
     async def play(generator: drawing.OnnxGenerator) -> None:
         async with inside(generator) as (client, _):
