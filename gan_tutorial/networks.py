@@ -45,8 +45,11 @@ class Generator(nn.Module):
         if not z.is_floating_point():
             raise ValueError(f"z must be floating point, drawn from N(0, 1), but is {z.dtype}")
         require_labels(labels, len(z), self.classes)
-        if self.embedding is not None:
-            z = torch.cat([z, self.embedding(labels)], dim=1)
+        return self.draw(z, labels)
+
+    def draw(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return what ``forward`` returns, without its checks: one path, as an exporter needs it."""
+        z = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
         return self.layers(z).unflatten(1, self.shape) if self.flat else self.layers(z)
 
     flat = False

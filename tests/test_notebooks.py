@@ -215,6 +215,7 @@ def test_stands_in_the_table_of_contents_and_on_the_cover(path: Path) -> None:
 def test_imports_only_what_the_package_needs(notebook: NotebookNode) -> None:
     third_party = (
         "gan_tutorial torch torchvision torchmetrics torch_fidelity safetensors numpy scipy matplotlib PIL tqdm"
+        " onnx onnxruntime"
     )
     allowed = {*third_party.split(), "ipywidgets", "IPython", *sys.stdlib_module_names}
     for cell in code(notebook):

@@ -12,13 +12,13 @@ import gan_tutorial
 
 HOUSE = Path(gan_tutorial.__file__).parent
 FLOORS = (
-    {"runtime"},
+    {"runtime", "drawing", "batching"},
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
-    {"training", "checkpoints", "sampling", "features", "ladder"},
+    {"door", "training", "checkpoints", "sampling", "features", "ladder"},
     {"recipes", "runs"},
-    {"widgets", "metrics"},
-    {"__main__"},
+    {"widgets", "metrics", "export"},
+    {"__main__", "serve"},
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 MODULES = sorted(FLOOR)
