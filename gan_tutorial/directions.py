@@ -1,4 +1,4 @@
-"""What a generator has learned: shapes that can be measured, directions in z that change them, units, a real image's z."""
+"""What a generator has learned: measurable shapes, directions in z that change them, single units, a real image's z."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -81,14 +81,12 @@ def factorise(G: networks.Generator, count: int | None = None) -> Tensor:
     Raises:
         ValueError: G does not begin with a linear layer, or count is out of range.
     """
-    layers = getattr(G, "layers", [None])
-    if not isinstance(layers[0], nn.Linear):
-        raise ValueError(
-            f"factorise needs a generator whose layers begin with a linear one, but got {type(G).__name__}"
-        )
+    layers = getattr(G, "layers", [G])
+    if not isinstance(G, networks.Generator) or not isinstance(layers[0], nn.Linear):
+        raise ValueError(f"factorise needs a generator that begins with a linear layer, but got {type(G).__name__}")
     weight = layers[0].weight.detach().cpu().double()[:, : G.latent_dim]
     _require_count(count, min(weight.shape))
-    return _signed(torch.linalg.svd(weight, full_matrices=False).Vh[:count])
+    return _signed(torch.linalg.svd(weight, full_matrices=False).Vh[:count]).float()
 
 
 def principal(z: Tensor, activations: Tensor, count: int) -> Tensor:
@@ -111,7 +109,7 @@ def principal(z: Tensor, activations: Tensor, count: int) -> Tensor:
     flat = activations.flatten(1).double()
     flat = flat - flat.mean(dim=0)
     coordinates = torch.linalg.eigh(flat @ flat.T).eigenvectors[:, -count:].flip(1)  # (N, count), the largest first
-    return _signed(normalize((coordinates.T @ z.double()), dim=1))
+    return _signed(normalize(coordinates.T @ z.double(), dim=1)).float()
 
 
 def _require_count(count: int | None, most: int) -> None:
@@ -150,14 +148,13 @@ def probe(z: Tensor, values: Tensor) -> Probe:
     """
     if z.ndim != 2 or values.shape != z.shape[:1] or len(z) <= z.shape[1] + 1:
         raise ValueError(
-            f"a probe needs z (N, F) with N above F + 1, and values (N,), but got {tuple(z.shape)}, {tuple(values.shape)}"
+            f"a probe needs z (N, F), N above F + 1, and values (N,), but got {tuple(z.shape)}, {tuple(values.shape)}"
         )
     if not torch.isfinite(values).all():
         raise ValueError("values must be finite, but hold NaN or infinity; was a property measured on empty images?")
-    *slope, intercept = torch.linalg.lstsq(
-        torch.cat([z, torch.ones_like(z[:, :1])], dim=1).double(), values.double()[:, None]
-    ).solution[:, 0]
-    return Probe(torch.stack(slope).to(z), intercept.to(z))
+    inputs = torch.cat([z, torch.ones_like(z[:, :1])], dim=1).double()
+    solution = torch.linalg.lstsq(inputs, values.double().unsqueeze(1)).solution.squeeze(1).to(z)
+    return Probe(solution[:-1], solution[-1])
 
 
 def walk(z: Tensor, direction: Tensor, steps: Sequence[float]) -> Tensor:
