@@ -113,6 +113,8 @@ def test_centred_removes_the_means_of_the_classes_and_nothing_else():
 def test_factorise_finds_the_singular_vectors_of_the_columns_that_read_z(G):
     found = directions.factorise(G)
     A = G.layers[0].weight.detach()[:, :6]
+    eigenvectors = np.linalg.eigh((A.T @ A).double().numpy())[1][:, ::-1]  # (6, 6), the largest first
+    np.testing.assert_allclose(np.abs((found.numpy().T * eigenvectors).sum(0)), 1, atol=1e-4)
     torch.testing.assert_close(found @ found.T, torch.eye(6), rtol=0, atol=1e-5)
     stretch = (A @ found.T).norm(dim=0)
     torch.testing.assert_close(stretch, torch.linalg.svdvals(A), rtol=1e-4, atol=1e-6)
@@ -129,16 +131,23 @@ def test_the_exported_card_holds_these_directions(G):
 def test_principal_components_of_a_linear_layer_are_its_singular_vectors():
     z = sampling.latents(2000, 5)
     V = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1))).Q
-    activations = (
-        z
-        @ V
-        @ torch.diag(torch.tensor([5.0, 3, 2, 1, 0.5]))
-        @ torch.randn(5, 40, generator=torch.Generator().manual_seed(2)).mul(0.01).add(torch.eye(5, 40))
-    )
+    mixing = torch.eye(5, 40) + 0.01 * torch.randn(5, 40, generator=torch.Generator().manual_seed(2))
+    activations = z @ V @ torch.diag(torch.tensor([5.0, 3, 2, 1, 0.5])) @ mixing
     found = directions.principal(z, activations.reshape(2000, 4, 10), 3)
     assert found.shape == (3, 5)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
     assert ((found @ V).diagonal().abs() > 0.99).all()
+
+
+def test_principal_agrees_with_numpy():
+    z = sampling.latents(60, 5)
+    activations = torch.tanh(z @ torch.randn(5, 30, generator=torch.Generator().manual_seed(0)))
+    a = activations.double().numpy()
+    components = np.linalg.eigh(np.cov(a.T))[1][:, :-3:-1]  # (30, 2), the largest first
+    fits = np.linalg.lstsq((a - a.mean(0)) @ components, z.double().numpy(), rcond=None)[0]  # (2, 5)
+    fits /= np.linalg.norm(fits, axis=1, keepdims=True)
+    found = directions.principal(z, activations, 2).double().numpy()
+    np.testing.assert_allclose(np.abs((found * fits).sum(1)), 1, atol=1e-5)
 
 
 def test_a_probe_finds_a_linear_property():
@@ -173,7 +182,67 @@ def test_the_bundled_digits_lean_along_their_first_direction():
     assert sorted(slants) in (slants, slants[::-1])
 
 
+# Units
+
+
+def test_a_unit_that_is_switched_off_puts_out_0_while_the_block_runs(G):
+    z, labels = sampling.latents(5, 6), torch.arange(5) % 3
+    relu, seen = G.layers[3], []
+    handle = relu.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    before = sampling.sample(G, z, labels)
+    handle.remove()
+    with directions.switched_off(relu, [1, 2]):
+        handle = relu.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+        during = sampling.sample(G, z, labels)
+        handle.remove()
+    plain, silenced = seen
+    assert plain[:, [1, 2]].abs().max() > 0
+    assert not silenced[:, [1, 2]].any()
+    assert torch.equal(silenced[:, 0], plain[:, 0])
+    assert (during - before).abs().max() > 1e-4
+    assert torch.equal(sampling.sample(G, z, labels), before), "the layer is as it was"
+
+
+def test_a_unit_is_on_again_after_an_error(G):
+    z, labels = sampling.latents(2, 6), torch.arange(2)
+    before = sampling.sample(G, z, labels)
+    with pytest.raises(ZeroDivisionError), directions.switched_off(G.layers[3], [0]):
+        raise ZeroDivisionError
+    assert torch.equal(sampling.sample(G, z, labels), before)
+
+
+# Inversion
+
+
+def test_inversion_finds_images_that_the_generator_drew(G):
+    z, labels = sampling.latents(6, 6, seed=1), torch.arange(6) % 3
+    images = sampling.sample(G, z, labels)
+    brief, long = (directions.invert(G, images, labels, starts=3, steps=steps) for steps in (1, 200))
+    assert long.z.shape == (6, 6)
+    assert long.errors.shape == (6, 3)
+    found = (sampling.sample(G, long.z, labels) - images).square().flatten(1).mean(dim=1)
+    torch.testing.assert_close(found, long.errors.amin(dim=1), rtol=1e-4, atol=1e-7)
+    assert (found < 0.1 * brief.errors.amin(dim=1)).all()
+    assert torch.equal(directions.invert(G, images, labels, starts=3, steps=1).z, brief.z), "a function of its seed"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inversion_leaves_the_generator_as_it_was(G, training):
+    G.train(training)
+    before = {name: value.clone() for name, value in G.state_dict().items()}
+    directions.invert(G, torch.zeros(2, 1, 8, 8), torch.arange(2), starts=1, steps=2)
+    assert G.training == training
+    assert all(torch.equal(value, before[name]) for name, value in G.state_dict().items())
+    assert all(parameter.grad is None for parameter in G.parameters())
+    G.eval()
+
+
 # The door
+
+
+def turn_off(G: networks.Generator, unit: int) -> None:
+    with directions.switched_off(G.layers[3], [unit]):
+        sampling.sample(G, sampling.latents(2, 6), torch.arange(2))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +262,14 @@ def test_the_bundled_digits_lean_along_their_first_direction():
         (lambda G: directions.probe(torch.zeros(9, 4), torch.zeros(9, 1)), r"\(9, 4\), \(9, 1\)"),
         (lambda G: directions.probe(torch.zeros(9, 4), torch.full((9,), math.nan)), "finite, but hold NaN"),
         (lambda G: directions.walk(torch.zeros(9, 4), torch.zeros(5), [1]), r"\(9, 4\), \(5,\)"),
+        (lambda G: turn_off(G, -1), "a unit must be an integer of at least 0, but is -1"),
+        (lambda G: turn_off(G, 8), "the layer has 8 channels, so there is no unit 8"),
+        (lambda G: directions.invert(G, torch.zeros(2, 1, 9, 9), torch.arange(2)), r"must have the shape"),
+        (lambda G: directions.invert(G, torch.full((2, 1, 8, 8), 2.0), torch.arange(2)), "reach 2; scale them"),
+        (lambda G: directions.invert(G, torch.zeros(2, 1, 8, 8)), "give labels"),
+        (lambda G: directions.invert(G, torch.zeros(2, 1, 8, 8), torch.arange(2), starts=0), "starts must be"),
+        (lambda G: directions.invert(G, torch.zeros(2, 1, 8, 8), torch.arange(2), steps=1.5), "steps must be"),
+        (lambda G: directions.invert(G, torch.zeros(2, 1, 8, 8), torch.arange(2), rate=0), "rate must be"),
     ],
 )
 def test_a_bad_input_is_refused_with_advice(G, act, message):
