@@ -109,7 +109,7 @@ def latent_explorer(G: nn.Module, dimensions: int = 4, seed: int = 0) -> ipywidg
 def direction_explorer(
     G: nn.Module, directions: Mapping[str, Tensor], count: int = 8, seed: int = 0
 ) -> ipywidgets.VBox:
-    """Return an explorer of named directions in latent space: a slider for each, and a menu of G's classes if it has any.
+    """Return an explorer of named directions in latent space: a slider for each, and a menu of classes.
 
     Args:
         G: a generator of images.
