@@ -204,7 +204,7 @@ def invert(
     rate: float = 0.1,
     seed: int = 0,
 ) -> Inversion:
-    """Search by Adam, from several random starts, for the z whose sample is nearest to each image (N, *G.shape).
+    """Search by Adam, from several random starts, for the z whose sample is nearest to each image (N, C, H, W).
 
     The rate falls to 0 along a cosine. All is returned on the CPU (Zhu et al. 2016, section 3.1, without a network
     that guesses where to start).
