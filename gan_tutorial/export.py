@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from gan_tutorial import data, drawing, networks, runtime, sampling
+from gan_tutorial.directions import factorise
 
 OPSET = 18  # the one that PyTorch's exporter writes itself; the others it converts to
 FORMATS = ("onnx", "safetensors")
@@ -150,15 +151,8 @@ def weights_digest(G: nn.Module) -> str:
 
 
 def directions(G: networks.Generator, count: int = DIRECTIONS) -> tuple[tuple[float, ...], ...]:
-    """Return the unit vectors (count, latent_dim) along which a step in z changes G's first layer most.
-
-    These are the first right singular vectors of the columns that read z (Shen and Zhou 2021, the closed form). Their
-    signs are free; the largest number of each is positive.
-    """
-    weight = G.layers[0].weight.detach().cpu().double()[:, : G.latent_dim]
-    vectors = torch.linalg.svd(weight, full_matrices=False).Vh[:count]
-    signs = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()
-    return tuple(tuple(round(x, 6) for x in row) for row in (signs * vectors).tolist())
+    """Return the first ``count`` of ``directions.factorise(G)``, or all where there are fewer, as plain numbers."""
+    return tuple(tuple(round(x, 6) for x in row) for row in factorise(G)[:count].tolist())
 
 
 def compare(G: networks.Generator, path: str | Path, samples: int = 256, seed: int = 0) -> Parity:

@@ -1,7 +1,7 @@
 """Explorers with sliders for a live notebook; what they draw with also makes the still pictures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 import numpy as np
@@ -10,7 +10,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from gan_tutorial import losses, plotting, runtime
+from gan_tutorial import losses, plotting, runtime, sampling
 
 
 def explorer(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
@@ -104,6 +104,34 @@ def latent_explorer(G: nn.Module, dimensions: int = 4, seed: int = 0) -> ipywidg
         return plotting.image_grid(G(z.unsqueeze(0).to(device)), scale=2.5)
 
     return explorer(draw, **{f"z{i}": _slider(start[i].item(), -3, 3, 0.1, f"z[{i}]") for i in range(dimensions)})
+
+
+def direction_explorer(
+    G: nn.Module, directions: Mapping[str, Tensor], count: int = 8, seed: int = 0
+) -> ipywidgets.VBox:
+    """Return an explorer of named directions in latent space: a slider for each, and a menu of classes.
+
+    Args:
+        G: a generator of images.
+        directions: unit vectors (latent_dim,), such as ``gan_tutorial.directions`` finds.
+        count: how many samples move together.
+        seed: of their latent vectors.
+
+    Raises:
+        ValueError: there is no direction, one does not fit G, or a number is out of range.
+    """
+    start = sampling.latents(count, G.latent_dim, seed)
+    sizes = {name: tuple(direction.shape) for name, direction in directions.items()}
+    if not sizes or set(sizes.values()) != {(G.latent_dim,)}:
+        raise ValueError(f"an explorer of this generator needs directions ({G.latent_dim},), but got {sizes}")
+
+    def draw(label: int | None = None, **steps: float) -> Figure:
+        z = start + sum(steps[name] * direction for name, direction in directions.items())
+        labels = None if label is None else torch.full((count,), label)
+        return plotting.image_grid(sampling.sample(G, z, labels), columns=count, scale=0.9)
+
+    menu = {"label": ipywidgets.Dropdown(options=range(G.classes), description="class")} if G.classes else {}
+    return explorer(draw, **menu, **{name: _slider(0, -3, 3, 0.25, name) for name in directions})
 
 
 def replay(snapshots: Sequence[Tensor], labels: Sequence[str], columns: int = 8) -> ipywidgets.VBox:

@@ -483,6 +483,8 @@ PLOTTING = [
     Case("bytes to augment", lambda _: augment.augment(images().byte(), ("colour",), RNG), "floating point .*uint8"),
     Case("no spread", lambda _: widgets.draw_game(std=0), r"std must be a number in \(0, inf\), but is 0"),
     Case("no curve", lambda _: plotting.curves({}), "needs at least one named series"),
+    Case("no direction", lambda _: widgets.direction_explorer(mlp(), {}), r"needs directions \(4,\), but got \{\}"),
+    Case("a longer one", lambda _: widgets.direction_explorer(mlp(), {"a": ONE}), r"'a': \(3,\)"),
     Case("snapshots unlabelled", lambda _: widgets.replay([images()], []), "label for each snapshot, .*1 and 0"),
 ]
 

@@ -16,7 +16,7 @@ FLOORS = (
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
     {"door", "training", "checkpoints", "sampling", "features", "ladder"},
-    {"recipes", "runs"},
+    {"directions", "recipes", "runs"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
 )

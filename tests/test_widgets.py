@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from gan_tutorial import data, losses, networks, plotting, widgets
+from gan_tutorial import data, losses, networks, plotting, sampling, widgets
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,24 @@ def test_the_latent_explorer_shows_the_sample_at_its_sliders(shown, latent_dim, 
     np.testing.assert_array_equal(shown[-1].axes[0].images[0].get_array(), expected)
     before, now = (figure.axes[0].images[0].get_array() for figure in (shown[0], shown[-1]))
     assert not np.array_equal(before, now)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_direction_explorer_moves_z_along_its_sliders(shown, classes):
+    torch.manual_seed(0)
+    G = networks.ConvGenerator(4, (1, 8, 8), width=4, classes=classes).eval()
+    slant, other = torch.eye(4)[1], torch.eye(4)[3]
+    explorer = widgets.direction_explorer(G, {"slant": slant, "SeFa 3": other}, count=2, seed=5)
+    control(explorer, "slant").value = -2
+    control(explorer, "SeFa 3").value = 1.5
+    labels = None
+    if classes:
+        control(explorer, "class").value = 2
+        labels = torch.full((2,), 2)
+    z = sampling.latents(2, 4, 5) - 2 * slant + 1.5 * other
+    expected = plotting.tile(sampling.sample(G, z, labels), columns=2)
+    np.testing.assert_array_equal(shown[-1].axes[0].images[0].get_array(), expected)
+    assert len(explorer.children) == 3 + bool(classes)
 
 
 def test_a_replay_shows_each_snapshot_with_its_label(shown):
