@@ -16,7 +16,7 @@ FLOORS = (
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
     {"door", "training", "checkpoints", "sampling", "features", "ladder"},
-    {"recipes", "runs"},
+    {"recipes", "runs", "parallel"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
 )
