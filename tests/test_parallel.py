@@ -1,6 +1,7 @@
 """Several processes train as one does; and when one of them dies, the others say so and nothing is lost."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import parallel_cases
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from gan_tutorial import checkpoints, losses, networks, parallel, training
+from gan_tutorial import checkpoints, networks, parallel, training
 from gan_tutorial.__main__ import main
 from gan_tutorial.runs import CHECKPOINT
 
@@ -86,6 +88,13 @@ def test_two_ranks_equal_one_process(found, name):
     assert farthest({"w": next(start.G.parameters())}, {"w": alone[f"G.{next(start.G.named_parameters())[0]}"]}) > 1e-3
 
 
+@pytest.mark.parametrize("name", parallel_cases.FLOAT32)
+def test_two_ranks_equal_one_process_in_single_precision(found, name):
+    alone = parallel_cases.run(parallel_cases.CASES[name], parallel.Ranks(), torch.float32)
+    assert farthest(found[0]["float32"][name], found[1]["float32"][name]) == 0
+    assert farthest(found[0]["float32"][name], alone) < 1e-5
+
+
 def test_ranks_that_begin_differently_are_refused(found):
     for told in found:
         for change, message in told["refused"].items():
@@ -103,13 +112,11 @@ def run(*arguments: object) -> int:
     return end.value.code or 0
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    header, tensors = checkpoints._read(run / CHECKPOINT)
-    assert header["step"] == STEPS
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return the weights and statistics in a run's checkpoint, which must have made that many steps."""
+    assert checkpoints.read_settings(run / CHECKPOINT)["step"] == step
+    tensors = load_file(run / CHECKPOINT)
     return {key: value for key, value in tensors.items() if not key.startswith("opt")}
-
-
-STEPS = 40
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the ranks are found through /proc")
@@ -141,3 +148,66 @@ def test_after_a_kill_the_other_rank_ends_and_any_number_goes_on(tmp_path, capfd
     assert run("train", "--out", whole, "--steps", step + 10, *OPTIONS) == 0
     for other in (killed, alone):
         assert farthest(weights(other, step + 10), weights(whole, step + 10)) < 1e-3
+
+
+def joined(batch_size: int = 16, count: int = 2, **networks_of_state: nn.Module) -> None:
+    """Try to train a small state as the first of several ranks."""
+    config = training.TrainConfig(steps=1, batch_size=batch_size)
+    state = training.TrainState.fresh(*parallel_cases.MLP.build(), config)
+    for name, network in networks_of_state.items():
+        setattr(state, name, network)
+    with parallel.joined(state, config, parallel.Ranks(0, count)):
+        pass
+
+
+def ranks(**changes: str | None) -> parallel.Ranks:
+    """Return what Ranks reads from torchrun's variables with changes; None takes one away."""
+    environment = {key: value for key, value in (WHOLE | changes).items() if value is not None}
+    return parallel.Ranks.from_environment(environment)
+
+
+REFUSED = {
+    "indivisible": (lambda: joined(batch_size=15), "2 ranks must divide the batch, but batch_size is 15; give 14, 16"),
+    "too many ranks": (
+        lambda: joined(batch_size=4, count=8),
+        "8 ranks must divide the batch, but batch_size is 4; give 8",
+    ),
+    "packs": (
+        lambda: joined(batch_size=12, D=networks.Packed(networks.MLPDiscriminator((4, 1, 8, 8), (8,)))),
+        "packs of 4 must divide each rank's 6 samples",
+    ),
+    "dropout": (lambda: joined(D=nn.Sequential(nn.Dropout(0.5))), "draws random numbers of its own"),
+    "half an environment": (lambda: ranks(MASTER_ADDR=None), "RANK is set, but MASTER_ADDR not; start with torchrun"),
+    "no rank": (lambda: ranks(RANK=None), "WORLD_SIZE is set, but RANK not"),
+    "a word": (lambda: ranks(RANK="first"), "RANK must be an integer of at least 0, but is 'first'"),
+    "a negative": (lambda: ranks(RANK="-1"), "RANK must be an integer of at least 0, but is '-1'"),
+    "no ranks at all": (lambda: ranks(WORLD_SIZE="0"), "WORLD_SIZE must be an integer of at least 1"),
+    "a rank too high": (lambda: ranks(RANK="2"), "RANK 2 and LOCAL_RANK 0 must be below WORLD_SIZE, which is 2"),
+    "a port": (lambda: ranks(MASTER_PORT="http"), "MASTER_PORT must be an integer of at least 1, but is 'http'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_inputs_end_at_the_door(name):
+    act, message = REFUSED[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        act()
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+    for key, value in WHOLE.items():
+        monkeypatch.setenv(key, value)
+    assert run("train", "--out", tmp_path / "a", "--steps", 2, *OPTIONS, "--batch-size", 7) == 1
+    assert "error: 2 ranks must divide the batch, but batch_size is 7; give 6, 8" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_without_torchrun_nothing_changes():
+    assert parallel.Ranks.from_environment({}) == parallel.Ranks(0, 1, 0)
+    state = parallel_cases.fresh(parallel_cases.CASES["batchnorm"])
+    kinds = [type(module) for module in state.G.modules()]
+    with parallel.joined(state, parallel_cases.CONFIG, parallel.Ranks()):
+        assert [type(module) for module in state.G.modules()] == kinds
+        assert not state.G._forward_hooks
+        assert not state.opt_G._optimizer_step_pre_hooks
