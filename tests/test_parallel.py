@@ -1,5 +1,6 @@
 """Several processes train as one does; and when one of them dies, the others say so and nothing is lost."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,10 +22,11 @@ from gan_tutorial.runs import CHECKPOINT
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-OPTIONS = (
-    "--data digits --width 4 --latent-dim 8 --batch-size 8 --objective non_saturating --device cpu --no-bf16"
-    " --save-every 5 --sample-every 1000"
-).split()
+SMALL = {
+    "data": "digits", "width": 4, "latent-dim": 8, "batch-size": 8, "objective": "non_saturating", "device": "cpu",
+    "save-every": 5, "sample-every": 1000,
+}  # fmt: skip
+OPTIONS = ["--no-bf16", *(text for name, value in SMALL.items() for text in (f"--{name}", str(value)))]
 
 
 class Started:
@@ -56,10 +58,8 @@ class Started:
     def __exit__(self, *_: object) -> None:
         self.look()
         for number in [*self.ranks.values(), *([self.process.pid] if self.process.poll() is None else [])]:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.stdout.close()
         self.process.wait(timeout=30)
 
