@@ -1,6 +1,7 @@
 """Train, sample, evaluate, export and serve from the command line: python -m gan_tutorial --help."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -121,19 +122,14 @@ def train(
     rows = runs.resume(state, out, settings) if resume else runs.start(out)
     if warm_start is not None and not state.step:
         checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
-
-    def save() -> None:
-        if not ranks.first:
-            return
-        runs.write_log(rows, out)
-        checkpoints.save(state, out / runs.CHECKPOINT, settings)
-
+    save = functools.partial(_save, state, rows, out, settings, ranks)
     z = sampling.latents(64, pair.latent_dim, seed).to(place)
     labels = torch.arange(64).remainder(pair.classes) if pair.classes else None
-    progress = tqdm(total=steps, initial=state.step, unit="step", disable=not ranks.first)
-    with _stop_signals() as received, progress, parallel.joined(state, recipe.train, ranks, settings):
+    share = parallel.joined(state, recipe.train, ranks, settings)
+    with _stop_signals() as received, share, contextlib.ExitStack() as end:
         if not state.step:
             save()
+        progress = end.enter_context(tqdm(total=steps, initial=state.step, unit="step", disable=not ranks.first))
         try:
             for log in recipe.run(state, images):
                 progress.update()
@@ -243,6 +239,13 @@ def serve(context: typer.Context) -> None:
     This process becomes ``python -m gan_tutorial.serve``, which does not load PyTorch.
     """
     os.execv(sys.executable, [sys.executable, "-m", "gan_tutorial.serve", *context.args])
+
+
+def _save(state: training.TrainState, rows: list[dict], out: Path, settings: dict, ranks: parallel.Ranks) -> None:
+    """Write log and checkpoint, on one rank."""
+    if ranks.first:
+        runs.write_log(rows, out)
+        checkpoints.save(state, out / runs.CHECKPOINT, settings)
 
 
 def _changed(
