@@ -112,18 +112,17 @@ def train(
         check_every=save_every,
     )  # fmt: skip
     ranks = parallel.Ranks.from_environment()
-    place = ranks.device(device)
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
     told = recipe.network.classes > 0 and len(images.classes) > 1 if conditional is None else conditional
     recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if told else 0)
     pair, steps = recipe.network, recipe.train.steps
     settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
-    state = recipe.fresh(place)
+    state = recipe.fresh(ranks.device(device))
     rows = runs.resume(state, out, settings) if resume else runs.start(out)
     if warm_start is not None and not state.step:
         checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
     save = functools.partial(_save, state, rows, out, settings, ranks)
-    z = sampling.latents(64, pair.latent_dim, seed).to(place)
+    z = sampling.latents(64, pair.latent_dim, seed).to(state.device)
     labels = torch.arange(64).remainder(pair.classes) if pair.classes else None
     share = parallel.joined(state, recipe.train, ranks, settings)
     with _stop_signals() as received, share, contextlib.ExitStack() as end:
