@@ -1,6 +1,7 @@
 """Train, sample, evaluate, export and serve from the command line: python -m gan_tutorial --help."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from gan_tutorial import (
     losses,
     metrics,
     networks,
+    parallel,
     plotting,
     recipes,
     runs,
@@ -98,7 +100,8 @@ def train(
 
     The folder --out receives checkpoint.safetensors, samples-STEP.png, losses.png and log.csv. Ctrl-C or SIGTERM
     finishes the step and saves; after that, or after a kill or a crash, the same command with --resume goes on
-    from the last checkpoint and ends with the same weights as a run that was never stopped.
+    from the last checkpoint and ends with the same weights as a run that was never stopped. Begun as torchrun
+    --nproc-per-node 2 -m gan_tutorial train …, two processes share the work; any number of them may go on.
     """
     for name, value in (("--sample-every", sample_every), ("--save-every", save_every)):
         runtime.require_integer(name, value, least=1)
@@ -108,48 +111,48 @@ def train(
         batch_size=batch_size, lr_G=lr_g, lr_D=lr_d, ema=ema, r1=r1, r2=r2, gp=gp, bf16=bf16, seed=seed,
         check_every=save_every,
     )  # fmt: skip
-    place = runtime.choose_device(device)
+    ranks = parallel.Ranks.from_environment()
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
     told = recipe.network.classes > 0 and len(images.classes) > 1 if conditional is None else conditional
     recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if told else 0)
     pair, steps = recipe.network, recipe.train.steps
     settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
-    state = recipe.fresh(place)
+    state = recipe.fresh(ranks.device(device))
     rows = runs.resume(state, out, settings) if resume else runs.start(out)
     if warm_start is not None and not state.step:
         checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
-
-    def save() -> None:
-        runs.write_log(rows, out)
-        checkpoints.save(state, out / runs.CHECKPOINT, settings)
-
-    z = sampling.latents(64, pair.latent_dim, seed).to(place)
+    save = functools.partial(_save, state, rows, out, settings, ranks)
+    z = sampling.latents(64, pair.latent_dim, seed).to(state.device)
     labels = torch.arange(64).remainder(pair.classes) if pair.classes else None
-    if not state.step:
-        save()
-    progress = tqdm(total=steps, initial=state.step, unit="step")
-    with _stop_signals() as stopped, progress:
+    share = parallel.joined(state, recipe.train, ranks, settings)
+    with _stop_signals() as received, share, contextlib.ExitStack() as end:
+        if not state.step:
+            save()
+        progress = end.enter_context(tqdm(total=steps, initial=state.step, unit="step", disable=not ranks.first))
         try:
             for log in recipe.run(state, images):
                 progress.update()
                 if log.step % 10 == 0 or log.step == steps:
                     rows.append({"step": log.step, "d_loss": log.d_loss, "g_loss": log.g_loss})
                     progress.set_postfix(d_loss=f"{log.d_loss:.3f}", g_loss=f"{log.g_loss:.3f}", refresh=False)
-                if log.step % sample_every == 0 or log.step == steps:
+                stopped = ranks.any(received() > 0)
+                if ranks.first and (log.step % sample_every == 0 or log.step == steps):
                     plotting.save_grid(sampling.sample(state.G_ema, z, labels), out / f"samples-{log.step:06d}.png")
-                if log.step % save_every == 0 or log.step == steps or stopped():
+                if log.step % save_every == 0 or log.step == steps or stopped:
                     save()
-                if stopped():
+                if stopped:
                     break
         except training.DivergedError:
             rows[:] = [row for row in rows if row["step"] <= state.step]
             save()
             raise
-    runs.draw_log(rows, out)
+    if ranks.first:
+        runs.draw_log(rows, out)
     if state.step < steps:
         print(f"stopped at step {state.step}; the same command with --resume goes on", file=sys.stderr)
-        raise typer.Exit(128 + stopped())
-    print(f"{state.step} steps; checkpoint, samples and losses are in {out}")
+        raise typer.Exit(128 + (received() or signal.SIGTERM))
+    if ranks.first:
+        print(f"{state.step} steps; checkpoint, samples and losses are in {out}")
 
 
 @app.command()
@@ -235,6 +238,13 @@ def serve(context: typer.Context) -> None:
     This process becomes ``python -m gan_tutorial.serve``, which does not load PyTorch.
     """
     os.execv(sys.executable, [sys.executable, "-m", "gan_tutorial.serve", *context.args])
+
+
+def _save(state: training.TrainState, rows: list[dict], out: Path, settings: dict, ranks: parallel.Ranks) -> None:
+    """Write log and checkpoint, on one rank."""
+    if ranks.first:
+        runs.write_log(rows, out)
+        checkpoints.save(state, out / runs.CHECKPOINT, settings)
 
 
 def _changed(

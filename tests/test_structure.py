@@ -16,7 +16,7 @@ FLOORS = (
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
     {"door", "training", "checkpoints", "sampling", "features", "ladder"},
-    {"directions", "recipes", "runs"},
+    {"directions", "recipes", "runs", "parallel"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
 )
