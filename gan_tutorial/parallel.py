@@ -47,12 +47,16 @@ class Ranks:
     local: int = 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Return what torchrun has put into the environment; without torchrun, a process on its own.
+
+        Args:
+            environment: the variables by name; those of this process if not given.
 
         Raises:
             ValueError: some of its variables are missing, or hold no sensible number.
         """
+        environment = os.environ if environment is None else environment
         given = [name for name in VARIABLES[:2] if name in environment]
         if not given:
             return cls()

@@ -8,7 +8,6 @@ import http.server
 import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,20 +19,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 ROOT = Path(__file__).resolve().parent.parent
 JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
@@ -85,19 +74,6 @@ def site(html: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One Chromium for all tests."""
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs a browser: install Debian's package chromium")
-        pytest.skip("the pages are checked where there is a browser: install chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def visit(context: BrowserContext, address: str, name: str) -> Visit:
@@ -262,6 +238,13 @@ def test_opens_from_a_folder(browser: Browser, html: Path, name: str) -> None:
     assert seen.page.evaluate("[...document.images].every(image => image.naturalWidth)")
     assert seen.page.evaluate("document.fonts.ready.then(() => document.querySelectorAll('mjx-merror').length)") == 0
     context.close()
+
+
+def test_no_page_tells_of_the_machine_that_built_it(html: Path) -> None:
+    for name in PAGES:
+        text = (html / f"{name}.html").read_text(encoding="utf-8")
+        assert str(ROOT) not in text
+        assert os.environ["PATH"] not in text
 
 
 def test_no_button_leads_to_a_repository_that_is_not_named(html: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
-from test_pages import NARROW, WIDE, Visit, assert_fits, browser, violations, visit  # noqa: F401 (a fixture)
+from test_pages import NARROW, WIDE, Visit, assert_fits, violations, visit
 from test_repository import ROOT, pins
 
 from gan_tutorial import batching, checkpoints, drawing, export, networks, serve
@@ -98,6 +98,12 @@ def strict(model) -> Iterator[Process]:
     """A service that waits for half a second."""
     with started(model, "--count", 4, "--seconds", 0.5, "--body", 200) as running:
         yield running
+
+
+def finish(play: Coroutine[None, None, None]) -> None:
+    """Run a coroutine to its end, in a thread of its own: in this one the browser's event loop may be running."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, play).result()
 
 
 # As a process
@@ -386,7 +392,7 @@ def test_a_full_queue_is_answered_by_503_and_is_not_ready(model):
             assert "gan_batch_pictures_count 2.0" in text, "the three that waited were one batch"
             assert 'gan_requests_total{path="/generate",status="503"} 1.0' in text
 
-    asyncio.run(play())
+    finish(play())
 
 
 def test_what_takes_too_long_is_answered_by_503_and_not_drawn(model):
@@ -404,7 +410,7 @@ def test_what_takes_too_long_is_answered_by_503_and_not_drawn(model):
             assert "gan_batched_requests_total 2.0" in text, "the second was given up before its turn"
             assert traffic.accepted == 4
 
-    asyncio.run(play())
+    finish(play())
 
 
 def test_the_door_reads_no_more_and_waits_no_longer_than_it_may(model):
@@ -426,7 +432,7 @@ def test_the_door_reads_no_more_and_waits_no_longer_than_it_may(model):
             assert (await client.get("/readyz")).json()["detail"] == "stopping"
             assert traffic.accepted == traffic.answered == 7
 
-    asyncio.run(play())
+    finish(play())
 
 
 def test_a_generator_without_classes_and_one_of_points(tmp_path):
@@ -441,7 +447,7 @@ def test_a_generator_without_classes_and_one_of_points(tmp_path):
 
     config = networks.NetworkConfig(kind="mlp", shape=(2,), latent_dim=2, hidden=(8,))
     export.to_onnx(config.build()[0], tmp_path / "points.onnx", {"network": config.as_dict()})
-    asyncio.run(play(drawing.OnnxGenerator(tmp_path / "points.onnx")))
+    finish(play(drawing.OnnxGenerator(tmp_path / "points.onnx")))
 
 
 def test_a_fault_in_one_batch_is_told_and_the_next_has_its_chance():
@@ -458,7 +464,7 @@ def test_a_fault_in_one_batch_is_told_and_the_next_has_its_chance():
         assert (await batcher(np.ones((1, 2)), None)).tolist() == [[2, 2]]
         task.cancel()
 
-    asyncio.run(play())
+    finish(play())
 
 
 def test_batches_keep_their_size_and_their_order():
@@ -479,7 +485,7 @@ def test_batches_keep_their_size_and_their_order():
         assert len(await large) == 30
         task.cancel()
 
-    asyncio.run(play())
+    finish(play())
     assert sum(sizes) == sum(1 + i % 3 for i in range(20)) + 30
     assert sizes[-1] == 30
     assert max(sizes[:-1]) <= 8
@@ -496,7 +502,7 @@ def test_a_queue_has_an_end():
         for task in waiting:
             task.cancel()
 
-    asyncio.run(play())
+    finish(play())
     for sizes in ({"most": 0}, {"queue": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             batching.Batcher(lambda z: z, **sizes)
@@ -551,7 +557,7 @@ def test_the_package_hands_over_to_the_service(arguments):
 
 
 @pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
-def page(request, browser, service) -> Iterator[Visit]:  # noqa: F811
+def page(request, browser, service) -> Iterator[Visit]:
     context = browser.new_context(viewport=request.param, has_touch=request.param == NARROW)
     seen = visit(context, f"http://127.0.0.1:{service.port}/", "page")
     seen.page.get_by_text("Drawn: seed 0").wait_for()
@@ -597,7 +603,7 @@ def test_the_page_says_what_went_wrong(page):
     page.page.get_by_role("status").filter(has_text="Drawn: seed 12").wait_for()
 
 
-def test_the_description_of_the_interface_needs_no_other_machine(browser, service):  # noqa: F811
+def test_the_description_of_the_interface_needs_no_other_machine(browser, service):
     context = browser.new_context(viewport=WIDE)
     seen = visit(context, f"http://127.0.0.1:{service.port}/docs", "docs")
     seen.page.locator("#operations-default-generate_generate_post").click()
