@@ -57,7 +57,7 @@ def browser() -> Iterator[object]:
         if os.environ.get("CI"):
             pytest.fail("CI needs a browser: install Debian's package chromium")
         pytest.skip("the pages are checked where there is a browser: install chromium")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (most tests need no browser)
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
