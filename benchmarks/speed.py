@@ -8,7 +8,6 @@ Nothing else should run beside it.
 """
 
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -22,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan_tutorial import data, ladder, networks, runtime
 from gan_tutorial.ladder import Savings
 
-RESULTS = Path(__file__).parent / "results" / "speed.json"
 DEVICE = runtime.choose_device()
+RESULTS = Path(__file__).parent / "results" / f"speed{'' if DEVICE.type == 'cpu' else '-' + DEVICE.type}.json"
 BATCH = 128
 PAIRS = {
     "MLP": networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),
     "convolutional": networks.NetworkConfig(spectral=False),
 }
-NAMES = [name for name in ladder.NAMES if name != "compiled" or DEVICE.type == "cuda" or shutil.which("g++")]
+NAMES = ladder.usable(DEVICE)
 
 Steps = Callable[[int], None]
 
@@ -130,7 +129,10 @@ def main(
     for name, pair in PAIRS.items():
         found = rungs(pair, images, steps, rounds)
         found["operations"] = operations(pair, images)
-        first, last = loop(pair, images), loop(pair, images, **{n: True for n in NAMES if n != "compiled"})
+        first, last = (
+            loop(pair, images),
+            loop(pair, images, **{n: True for n in NAMES if n not in ("compiled", "graph")}),
+        )
         record["pairs"][name] = found | {"profiles": {"usual": profile(first), "all but compiled": profile(last)}}
     with runtime.replacing(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")

@@ -7,6 +7,7 @@ on the seed and the step, so that two ways to get them give the same ones.
 """
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
@@ -33,6 +34,7 @@ class Savings:
         channels_last: the channels of a pixel lie side by side in memory, as fast convolutions want them.
         bf16: matrices are multiplied in bfloat16, where the device has instructions for it.
         compiled: G and D go through ``torch.compile``, which needs a C++ compiler on a CPU.
+        graph: a GPU replays one recorded step (a CUDA graph), so that Python no longer asks for each operation.
     """
 
     tensor: bool = False
@@ -44,11 +46,24 @@ class Savings:
     channels_last: bool = False
     bf16: bool = False
     compiled: bool = False
+    graph: bool = False
 
 
 NAMES = tuple(field.name for field in fields(Savings))
 EXACT = ("tensor", "frozen", "no_sync")  # give the same bits
-ROUNDED = ("one_pass", "fused", "channels_last", "compiled")  # add the same numbers in another order
+ROUNDED = ("one_pass", "fused", "channels_last", "compiled", "graph")  # compute the same numbers in another order
+WARM_UP = 3  # steps before one is recorded, in which libraries set up what they need
+
+
+def usable(device: torch.device) -> tuple[str, ...]:
+    """Return the names of the savings that this machine can make on a device."""
+    missing = {"graph"} if device.type != "cuda" else set()
+    if device.type == "cpu" and not shutil.which("g++"):
+        missing.add("compiled")
+    return tuple(name for name in NAMES if name not in missing)
+
+
+Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # real images -> losses of D and G
 
 
 class Files(Dataset):
@@ -108,7 +123,7 @@ def train(
         seed: of the batches and the noise.
 
     Raises:
-        ValueError: the networks have classes, or images of another shape.
+        ValueError: the networks have classes, or images of another shape, or a graph is wanted without a GPU.
     """
     if G.classes or D.classes or tuple(G.shape) != tuple(images.shape):
         raise ValueError(
@@ -118,9 +133,12 @@ def train(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         runtime.require_integer(name, value, least)
     device, objective = next(G.parameters()).device, losses.objective("non_saturating")
+    if savings.graph and device.type != "cuda":
+        raise ValueError(f"graph=True needs a GPU, but the networks are on {device}; see ladder.usable(device)")
     if savings.channels_last:
         G, D = (network.to(memory_format=torch.channels_last) for network in (G, D))
-    opt_G, opt_D = (torch.optim.Adam(n.parameters(), lr, (0.5, 0.999), fused=savings.fused) for n in (G, D))
+    adam = {"lr": lr, "betas": (0.5, 0.999), "fused": savings.fused, "capturable": savings.graph}
+    opt_G, opt_D = (torch.optim.Adam(network.parameters(), **adam) for network in (G, D))
     draw, judge = (_forward(network, savings, device) for network in (G, D))
     rng = torch.Generator(device).manual_seed(seed)
     learns = list(G.parameters()) if savings.frozen else None
@@ -128,7 +146,7 @@ def train(
     def noise() -> Tensor:
         return torch.randn(batch_size, G.latent_dim, generator=rng, device=device)
 
-    for real in batches(images, savings.tensor, batch_size, workers, seed, device):
+    def step(real: Tensor) -> tuple[Tensor, Tensor]:
         fake = draw(noise())
         if savings.one_pass:
             real_logits, fake_logits = judge(torch.cat([real, fake.detach()])).chunk(2)
@@ -146,7 +164,28 @@ def train(
         opt_G.zero_grad()
         g_loss.backward(inputs=learns)
         opt_G.step()
-        yield (d_loss.detach(), g_loss.detach()) if savings.no_sync else (d_loss.item(), g_loss.item())
+        return d_loss.detach(), g_loss.detach()
+
+    for count, real in enumerate(batches(images, savings.tensor, batch_size, workers, seed, device)):
+        if savings.graph and count == WARM_UP:
+            step = _recorded(step, real, rng)
+        d_loss, g_loss = step(real)
+        yield (d_loss, g_loss) if savings.no_sync else (d_loss.item(), g_loss.item())
+
+
+def _recorded(step: Step, real: Tensor, rng: torch.Generator) -> Step:
+    """Record what a step asks of the GPU, without doing it; return what does it for other images of the same shape."""
+    images, graph = real.clone(), torch.cuda.CUDAGraph()
+    graph.register_generator_state(rng)  # so that each replay draws noise of its own
+    with torch.cuda.graph(graph):
+        d_loss, g_loss = step(images)
+
+    def replay(real: Tensor) -> tuple[Tensor, Tensor]:
+        images.copy_(real)
+        graph.replay()
+        return d_loss.clone(), g_loss.clone()
+
+    return replay
 
 
 def _forward(network: nn.Module, savings: Savings, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -14,13 +14,13 @@ PAIRS = {
     "mlp": networks.NetworkConfig(kind="mlp", latent_dim=8, hidden=(32, 16), spectral=False),
     "conv": networks.NetworkConfig(latent_dim=8, width=4, spectral=False),
 }
-ALL = {name: True for name in ladder.NAMES if name not in ("compiled", "bf16")}
+ALL = {name: True for name in ladder.NAMES if name not in ("compiled", "graph", "bf16")}
 
 
-def weights(kind: str, steps: int = 20, workers: int = 0, **savings: bool) -> torch.Tensor:
+def weights(kind: str, steps: int = 20, workers: int = 0, device: str = "cpu", **savings: bool) -> torch.Tensor:
     """Return all weights of a small pair after some steps."""
     torch.manual_seed(0)
-    G, D = PAIRS[kind].build()
+    G, D = (network.to(device) for network in PAIRS[kind].build())
     logs = ladder.train(G, D, IMAGES, Savings(**savings), batch_size=16, workers=workers)
     for _ in range(steps):
         next(logs)
@@ -42,7 +42,7 @@ def test_keeps_every_bit(kind, usual, name):
     assert torch.equal(weights(kind, **{name: True}), usual)
 
 
-@pytest.mark.parametrize("name", [name for name in ladder.ROUNDED if name != "compiled"])
+@pytest.mark.parametrize("name", [name for name in ladder.ROUNDED if name in ALL])
 def test_keeps_the_weights_up_to_rounding(kind, usual, name):
     torch.testing.assert_close(weights(kind, **{name: True}), usual, rtol=0, atol=2e-5)
 
@@ -55,6 +55,20 @@ def test_reuse_draws_other_noise_and_so_learns_other_weights(kind, usual):
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_keeps_the_weights_up_to_rounding():
     torch.testing.assert_close(weights("mlp", steps=5, compiled=True), weights("mlp", steps=5), rtol=0, atol=2e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU records a graph")
+@pytest.mark.parametrize("others", [(), ("tensor", "reuse", "one_pass", "frozen", "no_sync", "fused", "channels_last")])
+def test_a_recorded_step_keeps_the_weights_up_to_rounding(kind, others):
+    plain, recorded = (
+        weights(kind, device="cuda", **dict.fromkeys(others, True), graph=graph) for graph in (False, True)
+    )
+    torch.testing.assert_close(recorded, plain, rtol=0, atol=1e-4)
+
+
+def test_a_graph_is_usable_on_a_gpu_alone():
+    assert "graph" not in ladder.usable(torch.device("cpu"))
+    assert "graph" in ladder.usable(torch.device("cuda"))
 
 
 def test_workers_change_nothing():
@@ -89,9 +103,10 @@ def test_all_savings_together_are_the_loop_of_the_package():
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, but is 0"),
         ({"workers": -1}, "workers must be an integer of at least 0, but is -1"),
         ({"lr": -1.0}, "[Ll]earning rate"),
+        ({"savings": Savings(graph=True)}, "needs a GPU, but the networks are on cpu"),
     ],
 )
 def test_bad_input_ends_at_the_door(changes, message):
-    pair = changes.pop("pair", PAIRS["conv"])
+    pair, savings = changes.pop("pair", PAIRS["conv"]), changes.pop("savings", Savings())
     with pytest.raises(ValueError, match=message):
-        next(ladder.train(*pair.build(), IMAGES, Savings(), **changes))
+        next(ladder.train(*pair.build(), IMAGES, savings, **changes))
