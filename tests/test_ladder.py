@@ -60,10 +60,12 @@ def test_compiled_keeps_the_weights_up_to_rounding():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU records a graph")
 @pytest.mark.parametrize("others", [(), ("tensor", "reuse", "one_pass", "frozen", "no_sync", "fused", "channels_last")])
 def test_a_recorded_step_keeps_the_weights_up_to_rounding(kind, others):
+    """A GPU adds up in an order that changes from run to run, so the gap is measured against the way of the weights."""
+    start = weights(kind, steps=0, device="cuda")
     plain, recorded = (
         weights(kind, device="cuda", **dict.fromkeys(others, True), graph=graph) for graph in (False, True)
     )
-    torch.testing.assert_close(recorded, plain, rtol=0, atol=1e-4)
+    assert (recorded - plain).norm() < 0.01 * (plain - start).norm()
 
 
 def test_a_graph_is_usable_on_a_gpu_alone():
