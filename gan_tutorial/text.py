@@ -236,7 +236,7 @@ class Recurrent(nn.Module):
 
 
 def fit(
-    model: Recurrent, letters: Tensor, steps: int, batch_size: int = 128, rate: float = 3e-3, seed: int = 0
+    model: Recurrent, letters: Tensor, steps: int, batch_size: int = 64, rate: float = 8e-3, seed: int = 0
 ) -> Iterator[tuple[int, float]]:
     """Train by maximum likelihood on strings (N, LENGTH); yield the step and the batch's mean nats for each string.
 
@@ -268,8 +268,8 @@ class Report(NamedTuple):
     Attributes:
         valid: of all strings, those of the grammar.
         true: of all strings, those whose sum is right.
-        unseen: of the true ones, those that are not in the training set; NaN where none is true.
-        novel: of all strings, those that are not in the training set.
+        unseen: of all strings, those that are true and not in the training set.
+        novel: of all strings, those that are not in the training set, true or not.
         distinct: the number of different strings, over the number of strings.
     """
 
@@ -294,7 +294,7 @@ def report(strings: Sequence[str], training: Sequence[str]) -> Report:
     return Report(
         valid=sum(found is not None for found in numbers) / count,
         true=len(true) / count,
-        unseen=sum(s not in seen for s in true) / len(true) if true else float("nan"),
+        unseen=sum(s not in seen for s in true) / count,
         novel=sum(s not in seen for s in strings) / count,
         distinct=len(set(strings)) / count,
     )

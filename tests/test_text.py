@@ -209,8 +209,7 @@ def test_fit_learns_and_repeats():
 
 def test_a_report_counts():
     strings = ["12+7=19 ", "12+7=19 ", "1+1=2   ", "1+1=3   ", "garbage!"]
-    assert text.report(strings, ["12+7=19 "]) == (4 / 5, 3 / 5, 1 / 3, 3 / 5, 4 / 5)
-    assert math.isnan(text.report(["1+1=3   "], ["1+1=2   "]).unseen)
+    assert text.report(strings, ["12+7=19 "]) == (4 / 5, 3 / 5, 1 / 5, 3 / 5, 4 / 5)
     held_out = text.report(text.sums("test"), text.sums())
     assert held_out == (1, 1, 1, 1, 1)
 
