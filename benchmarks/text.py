@@ -79,7 +79,11 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
 ) -> None:
     """Measure, print a table, and store the results with machine, versions and date."""
-    record = runtime.origin(DEVICE) | {"steps": steps, "likelihood_steps": likelihood_steps}
+    record = runtime.origin(DEVICE) | {
+        "steps": steps,
+        "likelihood_steps": likelihood_steps,
+        "fields": text.Report._fields,
+    }
     print(f"{'percent: medians, and two ranges':34}{'valid':>17}{'true':>17}{'unseen':>8}{'novel':>8}{'distinct':>10}")
     record["floors"] = {name: [floor(name, seed) for seed in range(seeds)] for name in FLOORS}
     for name, reports in record["floors"].items():
