@@ -15,7 +15,7 @@ FLOORS = (
     {"runtime", "drawing", "batching"},
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
-    {"door", "training", "checkpoints", "sampling", "features", "ladder"},
+    {"door", "training", "checkpoints", "sampling", "features", "ladder", "text"},
     {"directions", "recipes", "runs", "parallel"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
