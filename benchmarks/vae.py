@@ -1,11 +1,11 @@
 """A VAE and a GAN from the same pair of networks, on the same digits, for the same seconds: who wins at what?
 
 The GAN is the preset ``quick`` without spectral norm, which learns faster still (``recipe.py``). The VAE's decoder is
-the same generator, its encoder the body of the same discriminator, its labels, batches and averaging are the same. The
-speed of both is measured first, with all threads and nothing beside it; each then trains for as many steps as fit, over
-several seeds. Judged against the held-out digits are samples (of the VAE once as the decoder's means, once with pixels
-drawn), reconstructions, and halfway points; and once more after every image, real ones too, was made black and white,
-since then blur counts no more.
+the same generator, its encoder the body of the same discriminator; the labels (for both of its halves), the batches and
+the averaging are the same. The speed of both is measured first, with all threads and nothing beside it; each then
+trains for as many steps as fit, over several seeds. Judged against the held-out digits are samples (of the VAE once as
+the decoder's means, once with pixels drawn), reconstructions, and halfway points; and once more after every image, real
+ones too, was made black and white, since then blur counts no more.
 Then VAEs with other weights of the KL divergence, over three seeds, show how the code fills and empties.
 """
 
@@ -129,13 +129,13 @@ def run_vae(seed: int, steps: int, beta: float) -> dict:
     curve = looks(vae.train(state, data.load_images("digits").to(DEVICE), config), state.average.decoder, steps)
     model, (train, test) = state.average, (data.load_images("digits", split) for split in data.SPLITS)
     train, few = train.subset(slice(SAMPLES)), test.subset(slice(30))
-    codes = vae.encode(model, test.images)
+    codes = vae.encode(model, test.images, test.labels)
     again = {
-        name: sampling.sample(model.decoder, vae.encode(model, images.images).mean, images.labels)
+        name: sampling.sample(model.decoder, vae.encode(model, images.images, images.labels).mean, images.labels)
         for name, images in (("train", train), ("few", few))
     }
     first, second = pairs()
-    halfway = (vae.encode(model, first.images).mean + vae.encode(model, second.images).mean) / 2
+    halfway = sum(vae.encode(model, part.images, part.labels).mean for part in (first, second)) / 2
     with torch.no_grad():
         on_device = test.to(DEVICE)
         rng = torch.Generator(DEVICE).manual_seed(0)

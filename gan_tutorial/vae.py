@@ -92,9 +92,10 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """A generator as decoder, and the body of a discriminator with another last layer as encoder.
+    """A generator as decoder, and the body of a discriminator with two other last layers as encoder.
 
-    The encoder is not told the label: it sees the image, and the ELBO is a bound for any q(z | x).
+    Where G has classes, both read the label (Sohn et al. 2015): so the encoder can spread each class over all of the
+    prior, from which the samples of each class are drawn.
 
     Args:
         G: a generator of images, with tanh at its end.
@@ -113,12 +114,21 @@ class VAE(nn.Module):
             raise ValueError(f"the encoder needs a discriminator without spectral norm, but got {_kind(D)}")
         if G.shape != D.shape:
             raise ValueError(f"G makes images of shape {G.shape}, but D reads {D.shape}; build both with one shape")
-        self.decoder, self.body = G, D.layers
-        self.head = nn.Linear(D.last.in_features, 2 * G.latent_dim)
+        self.decoder, self.body, width = G, D.layers, D.last.in_features
+        self.embedding = nn.Embedding(G.classes, G.latent_dim) if G.classes else None
+        self.head = nn.Sequential(
+            nn.Linear(width + (G.latent_dim if G.classes else 0), width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, 2 * G.latent_dim),
+        )
 
-    def encode(self, images: Tensor) -> Gaussian:
-        """Return q(z | x) for images (N, C, H, W) in [-1, 1]."""
-        return Gaussian(*self.head(self.body(images)).float().chunk(2, dim=1))
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Gaussian:
+        """Return q(z | x) for images (N, C, H, W) in [-1, 1] and, with classes, labels (N,)."""
+        networks.require_labels(labels, len(images), self.decoder.classes)
+        inputs = self.body(images)
+        if self.embedding is not None:
+            inputs = torch.cat([inputs, self.embedding(labels)], dim=1)
+        return Gaussian(*self.head(inputs).float().chunk(2, dim=1))
 
     def logits(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the logits of pixels (N, C, H, W), before the tanh, for z (N, latent_dim)."""
@@ -147,7 +157,7 @@ def terms(
 ) -> Terms:
     """Encode images (N, C, H, W), draw one z for each, decode, and return both parts of the ELBO."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.bf16 and runtime.has_bf16(images.device)):
-        q = model.encode(images)
+        q = model.encode(images, labels)
         logits = model.logits(q.sample(rng), labels)
     return Terms(config.log_likelihood(logits, images), q.kl())
 
@@ -215,16 +225,20 @@ def train(state: VAEState, images: training.Data, config: VAEConfig) -> Iterator
 
 
 @torch.no_grad()
-def encode(model: VAE, images: Tensor, batch_size: int = 500) -> Gaussian:
-    """Return q(z | x), on the CPU, of images (N, C, H, W) in [-1, 1].
+def encode(model: VAE, images: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Gaussian:
+    """Return q(z | x), on the CPU, of images (N, C, H, W) in [-1, 1] and, with classes, labels (N,).
 
     Raises:
-        ValueError: batch_size is below 1; DataError (a ValueError) for another shape or range.
+        ValueError: labels do not fit, or batch_size is below 1; DataError (a ValueError) for images of another shape
+            or range.
     """
     data.require_images(images, model.decoder.shape)
+    networks.require_labels(labels, len(images), model.decoder.classes)
     runtime.require_integer("batch_size", batch_size, least=1)
     device = next(model.parameters()).device
-    parts = [model.encode(part.to(device)) for part in images.split(batch_size)]  # no BatchNorm here: any mode will do
+    inputs = (images,) if labels is None else (images, labels)
+    batches = zip(*(x.split(batch_size) for x in inputs), strict=True)
+    parts = [model.encode(*(x.to(device) for x in batch)) for batch in batches]  # no BatchNorm here: any mode will do
     return Gaussian(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
 

@@ -125,7 +125,7 @@ def test_the_elbo_is_log_p_less_the_divergence_from_the_posterior(pictures, like
     config = replace(CONFIG, likelihood=likelihood, std=0.5)
     net, images, labels = model(latent_dim=1), pictures.images[:6], pictures.labels[:6]
     with torch.no_grad():
-        net.head.bias += 0.5  # away from the prior,
+        net.head[-1].bias += 0.5  # away from the prior,
         net.decoder.layers[-2].weight *= 10  # and z matters
     line = torch.linspace(-8, 8, 2001)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_the_elbo_is_log_p_less_the_divergence_from_the_posterior(pictures, like
         ).double()  # (6, 2001)
         joint = logs + Normal(0.0, 1.0).log_prob(line).double()
         log_p = joint.logsumexp(1) + math.log(16 / 2000)
-        q = net.encode(images)
+        q = net.encode(images, labels)
         density = Normal(q.mean, (q.log_variance / 2).exp()).log_prob(line).double()
         gap = (density.exp() * (density - (joint - log_p[:, None]))).sum(1) * 16 / 2000  # KL(q | posterior)
         draws = torch.stack([vae.terms(net, images, labels, config, rng(i)).objective() for i in range(400)]).double()
@@ -163,16 +163,22 @@ def test_logits_are_those_of_the_generator_itself(kind, classes):
     z, labels = sampling.latents(5, 3), torch.arange(5) % 4 if classes else None
     torch.testing.assert_close((net.logits(z, labels) / 2).tanh(), net.decoder(z, labels), rtol=1e-5, atol=1e-5)
     assert net.logits(z, labels).shape == (5, 1, 8, 8)
-    assert vae.encode(net, torch.zeros(5, 1, 8, 8)).mean.shape == (5, 3)
+    assert vae.encode(net, torch.zeros(5, 1, 8, 8), labels).mean.shape == (5, 3)
 
 
 def test_codes_do_not_depend_on_the_batch(pictures):
     net = model()
-    whole, parts = (vae.encode(net, pictures.images, batch_size=size) for size in (40, 7))
+    whole, parts = (vae.encode(net, pictures.images, pictures.labels, batch_size=size) for size in (40, 7))
     for one, other in zip(whole, parts, strict=True):
         assert one.shape == (40, 3)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert not whole.mean.requires_grad
+
+
+def test_the_encoder_reads_the_label(pictures):
+    net, images = model(), pictures.images[:4]
+    one, other = (vae.encode(net, images, torch.full((4,), label)).mean for label in (0, 1))
+    assert ((one - other).abs() > 1e-3).any(1).all()
 
 
 # Training
@@ -189,10 +195,14 @@ def test_the_elbo_rises(small_digits, device):
 
 def test_a_heavy_divergence_empties_the_code_and_a_light_one_fills_it(small_digits):
     light, heavy = (trained(small_digits, beta=beta)[0].average for beta in (0.01, 50.0))
-    nats = [vae.encode(net, small_digits.images).kl().sum(1).mean().item() for net in (light, heavy)]
+    nats = [
+        vae.encode(net, small_digits.images, small_digits.labels).kl().sum(1).mean().item() for net in (light, heavy)
+    ]
     errors = []
     for net in (light, heavy):
-        drawn = sampling.sample(net.decoder, vae.encode(net, small_digits.images).mean, small_digits.labels)
+        drawn = sampling.sample(
+            net.decoder, vae.encode(net, small_digits.images, small_digits.labels).mean, small_digits.labels
+        )
         errors.append((drawn - small_digits.images).square().mean().item())
     assert nats[0] > 3
     assert nats[1] < 0.1
@@ -289,7 +299,9 @@ def fit(pictures, network: networks.NetworkConfig) -> None:
         (lambda p: fit(p, replace(SMALL, classes=3)), "knows 3 classes, but the data hold the label 3"),
         (lambda p: vae.encode(model(), torch.full((2, 1, 8, 8), 255.0)), "reach 255; scale them"),
         (lambda p: vae.encode(model(), torch.zeros(2, 1, 9, 9)), "must have the shape"),
-        (lambda p: vae.encode(model(), p.images, batch_size=0), "batch_size must be"),
+        (lambda p: vae.encode(model(), p.images, p.labels, batch_size=0), "batch_size must be"),
+        (lambda p: vae.encode(model(), p.images), "give labels"),
+        (lambda p: vae.encode(model(), p.images, p.labels + 1), r"labels must lie in \[0, 3\]"),
         (lambda p: vae.draw_pixels(torch.full((2, 1, 8, 8), 3.0), CONFIG), "reach 3; scale them"),
         (lambda p: vae.draw_pixels(p.images, CONFIG, seed=0.5), "seed must be"),
         (lambda p: vae.greyness(torch.full((2, 1, 8, 8), math.nan)), "hold NaN"),
