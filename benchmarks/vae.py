@@ -152,6 +152,11 @@ def run_vae(seed: int, steps: int, beta: float) -> dict:
     }
 
 
+def run(who: str, seed: int, steps: int, beta: float) -> dict:
+    """Train one of the two, and return what was measured."""
+    return run_gan(seed, steps) if who == "GAN" else run_vae(seed, steps, beta)
+
+
 def speeds(rounds: int = 3, seconds: float = 1.5) -> tuple[float, float]:
     """Return steps per second of GAN and VAE, each the median of some rounds in turn."""
     images = data.load_images("digits").to(DEVICE)
@@ -198,11 +203,12 @@ def main(
     steps = {"GAN": round(seconds * fast[0]), "VAE": round(seconds * fast[1])}
     record = runtime.origin(DEVICE) | {"data": "digits", "seconds": seconds, "steps": steps, "real": real_digits()}
     record |= {"gan": asdict(GAN), "vae": asdict(VAE)}
-    gans = each(run_gan, [(seed, steps["GAN"]) for seed in range(seeds)], DEVICE)
-    vaes = each(run_vae, [(seed, steps["VAE"], 1.0) for seed in range(seeds)], DEVICE)
-    record["runs"] = {"GAN": gans, "VAE": vaes}
-    others = each(run_vae, [(seed, steps["VAE"], beta) for beta in BETAS for seed in range(BETA_SEEDS)], DEVICE)
-    record["betas"] = {str(beta): others[i * BETA_SEEDS :][:BETA_SEEDS] for i, beta in enumerate(BETAS)}
+    kinds = [("GAN", 1.0, seeds), ("VAE", 1.0, seeds), *(("VAE", beta, BETA_SEEDS) for beta in BETAS)]
+    runs = iter(
+        each(run, [(who, seed, steps[who], beta) for who, beta, count in kinds for seed in range(count)], DEVICE)
+    )
+    gans, vaes, *others = [[next(runs) for _ in range(count)] for _, _, count in kinds]
+    record |= {"runs": {"GAN": gans, "VAE": vaes}, "betas": dict(zip(map(str, BETAS), others, strict=True))}
     with runtime.replacing(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     show(record)
