@@ -28,7 +28,7 @@ from gan_tutorial import data, directions, features, metrics, recipes, runtime, 
 RESULTS = Path(__file__).parent / "results" / "vae.json"
 DEVICE = runtime.choose_device()
 SAMPLES = 2000
-CHECKS = 4  # looks on the way, the end included
+CHECKS = 5  # looks on the way, the end included
 GAN = recipes.preset("quick").variant(spectral=False)
 VAE = vae.VAEConfig(lr=4e-3)
 BETAS = (0.25, 4.0)
@@ -192,7 +192,7 @@ def real_digits() -> dict:
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Training time of each run.")] = 24.0,
+    seconds: Annotated[float, typer.Option(help="Training time of each run.")] = 20.0,
     seeds: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
     rates: Annotated[str, typer.Option(help="Steps per second of GAN and VAE, as A,B, if measured before.")] = "",
     out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
