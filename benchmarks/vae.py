@@ -97,7 +97,7 @@ def describe_samples(G: nn.Module) -> dict:
     }
 
 
-def train(logs: Iterator[training.Log], G: nn.Module, steps: int) -> dict[str, float]:
+def learn(logs: Iterator[training.Log], G: nn.Module, steps: int) -> dict[str, float]:
     """Train to the end, and return step and scores of the samples on the way, after LOOK of the time."""
     look = {"step": round(LOOK * steps)}
     for log in logs:
@@ -110,7 +110,7 @@ def run_gan(seed: int, steps: int) -> dict:
     """Train the GAN; return what is measured on the way and at the end."""
     recipe = GAN.variant(seed=seed, steps=steps)
     state = recipe.fresh(DEVICE)
-    look = train(recipe.run(state, data.load_images("digits").to(DEVICE)), state.G_ema, steps)
+    look = learn(recipe.run(state, data.load_images("digits").to(DEVICE)), state.G_ema, steps)
     test = data.load_images("digits", "test").subset(slice(30))
     inversion = directions.invert(state.G_ema, test.images, test.labels, starts=4, steps=100)
     halfway = sampling.latents(2 * SAMPLES, GAN.network.latent_dim, seed=2).unflatten(0, (2, -1)).sum(0) / 2**0.5
@@ -126,7 +126,7 @@ def run_vae(seed: int, steps: int, beta: float) -> dict:
     """Train the VAE; return what is measured on the way and at the end."""
     config = replace(VAE, seed=seed, steps=steps, beta=beta)
     state = vae.VAEState.fresh(GAN.network, config, DEVICE)
-    look = train(vae.train(state, data.load_images("digits").to(DEVICE), config), state.average.decoder, steps)
+    look = learn(vae.train(state, data.load_images("digits").to(DEVICE), config), state.average.decoder, steps)
     model, (train, test) = state.average, (data.load_images("digits", split) for split in data.SPLITS)
     train, few = train.subset(slice(SAMPLES)), test.subset(slice(30))
     codes = vae.encode(model, test.images, test.labels)
