@@ -16,7 +16,7 @@ FLOORS = (
     {"data", "mixtures", "augment"},
     {"networks", "losses", "penalties", "plotting"},
     {"door", "training", "checkpoints", "sampling", "features", "ladder", "text"},
-    {"directions", "recipes", "runs", "parallel"},
+    {"directions", "recipes", "runs", "parallel", "vae"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
 )
