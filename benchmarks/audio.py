@@ -1,4 +1,4 @@
-"""Plucked strings from a one-dimensional pair: pitch, spectra and variety over five seeds, with phase shuffle and without.
+"""Plucked strings from a one-dimensional pair: pitch, spectra and variety, with phase shuffle and without.
 
 Each pair is trained as in the chapter. Of 1,000 sounds, a hundred of each note: the share within half a semitone of the
 note asked for, and of any note of the scale; FD of the levels in bands against strings of another seed; the mean

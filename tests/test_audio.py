@@ -175,7 +175,6 @@ def test_ten_times_as_loud_is_20_decibels_more():
     quiet, loud = (audio.bands(level * noise(4), 4000) for level in (0.1, 1.0))
     power = 10 ** (quiet / 10) - 1
     torch.testing.assert_close(loud, 10 * (100 * power + 1).log10(), rtol=1e-3, atol=1e-3)
-    assert (loud - quiet).max() == pytest.approx(20, abs=0.5)
 
 
 def test_a_recogniser_knows_held_out_voices():
