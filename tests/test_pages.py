@@ -219,6 +219,23 @@ def test_players_play(wide: Visit) -> None:
         assert button.inner_text() == "Play"
 
 
+def test_sounds_have_names_and_play(wide: Visit) -> None:
+    for player in wide.page.locator("audio").all():
+        assert player.get_attribute("aria-label").strip()
+        wide.page.wait_for_function("audio => audio.readyState > 0 || audio.error", arg=player.element_handle())
+        assert player.evaluate("audio => audio.error && audio.error.message") is None
+        assert 0.1 < player.evaluate("audio => audio.duration") < 60
+        player.evaluate("audio => { audio.muted = true; audio.scrollIntoView(); }")
+        player.focus()
+        wide.page.keyboard.press("Space")  # the key that starts a player that has the focus
+        wide.page.wait_for_function("audio => audio.currentTime > 0", arg=player.element_handle())
+        player.evaluate("audio => audio.pause()")
+
+
+def test_the_chapter_on_sound_can_be_heard(html: Path) -> None:
+    assert (html / "book/beyond/audio.html").read_text(encoding="utf-8").count("<audio controls") >= 8
+
+
 @pytest.mark.parametrize("way", ["server", "folder"])
 def test_search_finds_a_word(browser: Browser, html: Path, site: str, way: str) -> None:
     context = browser.new_context(viewport=WIDE)

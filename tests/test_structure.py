@@ -14,9 +14,9 @@ HOUSE = Path(gan_tutorial.__file__).parent
 FLOORS = (
     {"runtime", "drawing", "batching"},
     {"data", "mixtures", "augment"},
-    {"networks", "losses", "penalties", "plotting"},
+    {"networks", "losses", "penalties", "plotting", "sounds"},
     {"door", "training", "checkpoints", "sampling", "features", "ladder", "text"},
-    {"directions", "recipes", "runs", "parallel", "vae"},
+    {"audio", "directions", "recipes", "runs", "parallel", "vae"},
     {"widgets", "metrics", "export"},
     {"__main__", "serve"},
 )
