@@ -5,14 +5,15 @@ note asked for, and of any note of the scale; FD of the levels in bands against 
 deviation of these levels within a note, as a share of that of real strings.
 """
 
-import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from _pool import each
+from _record import store
 
 from gan_tutorial import audio, losses, metrics, runtime, sampling, sounds, training
 
@@ -27,11 +28,11 @@ def spread(levels: torch.Tensor, labels: torch.Tensor) -> float:
     return torch.stack([levels[labels == label].std(dim=0) for label in labels.unique()]).mean().item()
 
 
-def judge(waves: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+def judge(waves: torch.Tensor, real: sounds.SoundSet) -> dict[str, float]:
     """Return all measures of 1,000 sounds, the notes in turn, against as many real ones."""
     labels = torch.arange(len(waves)) % len(NOTES)
-    pitches = audio.pitch(waves, 4000)
-    levels, true = (audio.bands(each_one, 4000) for each_one in (waves, real))
+    pitches = audio.pitch(waves, real.rate)
+    levels, true = (audio.bands(part, real.rate) for part in (waves, real.waves))
     return {
         "asked": audio.in_tune(pitches, NOTES[labels]),
         "any": audio.in_tune(pitches, NOTES.expand(len(waves), -1)),
@@ -42,14 +43,14 @@ def judge(waves: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
 
 def run(shuffle: int, seed: int, steps: int) -> dict[str, float]:
     """Train one pair, and judge its sounds."""
-    config = training.TrainConfig(**{**vars(audio.STRINGS), "steps": steps, "seed": seed})
+    config = replace(audio.STRINGS, steps=steps, seed=seed)
     torch.manual_seed(seed)
     G, D = audio.SoundGenerator(classes=10), audio.SoundDiscriminator(classes=10, shuffle=shuffle)
     state = training.TrainState.fresh(G, D, config, DEVICE)
     for _ in training.train(state, sounds.strings(), losses.objective("relativistic"), config):
         pass
     z = sampling.latents(1000, G.latent_dim, seed=100 + seed)
-    return judge(sampling.sample(state.G_ema, z, torch.arange(1000) % 10), sounds.strings(1000, seed=1).waves)
+    return judge(sampling.sample(state.G_ema, z, torch.arange(1000) % 10), sounds.strings(1000, seed=1))
 
 
 def main(
@@ -59,19 +60,18 @@ def main(
 ) -> None:
     """Measure, print a table, and store the results with machine, versions and date."""
     record = runtime.origin(DEVICE) | {"steps": steps, "runs": []}
-    real = sounds.strings(1000, seed=1).waves
+    real = sounds.strings(1000, seed=1)
     record["real"] = judge(sounds.strings(1000, seed=2).waves, real)
-    record["noise"] = judge(torch.rand(1000, 1, 1024, generator=runtime.step_rng(0, 0)) * 2 - 1, real)
+    record["noise"] = judge(torch.rand(real.waves.shape, generator=runtime.step_rng(0, 0)) * 2 - 1, real)
     runs = each(run, [(shuffle, seed, steps) for shuffle in KINDS.values() for seed in range(seeds)], DEVICE)
     record["runs"] = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(KINDS)}
-    print(f"{'':20}" + "".join(f"{name:>24}" for name in record["real"]))
+    print(f"{'':20}" + "".join(f"{name:>30}" for name in record["real"]))
     for name in ("real", "noise"):
-        print(f"{name:20}" + "".join(f"{value:24.2f}" for value in record[name].values()))
+        print(f"{name:20}" + "".join(f"{value:30.2f}" for value in record[name].values()))
     for name, own in record["runs"].items():
         cells = [[one[key] for one in own] for key in record["real"]]
-        print(f"{name:20}" + "".join(f"{statistics.median(c):10.2f}{min(c):7.2f}{max(c):7.2f}" for c in cells))
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{name:20}" + "".join(f"{statistics.median(c):12.2f}{min(c):9.2f}{max(c):9.2f}" for c in cells))
+    store(record, out)
 
 
 if __name__ == "__main__":

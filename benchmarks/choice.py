@@ -4,7 +4,6 @@ Both variants learn the first part of the training images, digits and fashion, f
 are judged on the 2,000 training images that were kept back.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 
 from gan_tutorial import data, features, metrics, recipes, runtime, sampling
 
@@ -50,8 +50,7 @@ def main(
         {"data": name, "variant": variant, "curves": curves[i * seeds : (i + 1) * seeds]}
         for i, (variant, name) in enumerate(kinds)
     ]
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(runtime.origin(DEVICE) | {"runs": runs}, indent=1) + "\n")
+    store(runtime.origin(DEVICE) | {"runs": runs}, out)
     print(f"FD in floors{'median':>32}{'least':>8}{'most':>8}")
     for run in runs:
         ends = [curve[-1][1] for curve in run["curves"]]

@@ -6,7 +6,6 @@ only wait for a second; the seconds are those of the processor, which the load o
 stands this takes about half an hour on two cores.
 """
 
-import json
 import statistics
 import time
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 
 from gan_tutorial import losses, metrics, mixtures, networks, recipes, runtime, sampling, training
 
@@ -79,8 +79,7 @@ def main(
         for place, name, how in cells
     ]
     record["plane"] = {place: [next(runs) for _ in range(plane_seeds)] for place in MIXTURES}
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
 
 

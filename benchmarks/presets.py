@@ -3,7 +3,6 @@
 A run's speed is measured first, with all threads and nothing beside it; the runs then go side by side.
 """
 
-import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 from recipe import speed
 
 from gan_tutorial import data, metrics, recipes, runtime, sampling
@@ -44,8 +44,7 @@ def main(
     record = runtime.origin(DEVICE) | {"preset": preset, "recipe": asdict(recipe), "seconds": seconds}
     runs = each(judge, [(preset, name, seed) for name in data.BUNDLED for seed in range(seeds)], DEVICE)
     record["runs"] = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(data.BUNDLED)}
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
 
 

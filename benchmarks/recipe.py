@@ -6,7 +6,6 @@ the machine through the speeds alone, and not on what else runs during the long 
 by side. As it stands that part takes about half an hour on two cores.
 """
 
-import json
 import statistics
 import time
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 from tqdm import tqdm
 
 from gan_tutorial import data, features, metrics, recipes, runtime, sampling
@@ -100,8 +100,7 @@ def main(
         for rung, recipe in rungs.items()
     ]
     record = runtime.origin(DEVICE) | {"data": name, "seconds": seconds, "floor": floor, "rungs": results}
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
 
 

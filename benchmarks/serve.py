@@ -24,6 +24,7 @@ from typing import Annotated
 
 import torch
 import typer
+from _record import store
 from tqdm import tqdm
 
 from gan_tutorial import checkpoints, export, runtime
@@ -293,8 +294,7 @@ def main(
     """Measure, print a table, store the results with machine, versions and date; fail where a promise is broken."""
     about = runtime.origin(torch.device("cpu")) | {"cores": os.cpu_count(), "niceness": os.nice(0)}
     record = about | asyncio.run(measure(requests, clients))
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
     raise typer.Exit(not all(verdicts(record).values()))
 

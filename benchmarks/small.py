@@ -6,7 +6,6 @@ its training images lies above that of held-out ones: what D knows by heart. The
 from nothing and from the weights that draw clothes.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 
 from gan_tutorial import augment, checkpoints, data, features, metrics, recipes, runtime, sampling, training
 
@@ -89,8 +89,7 @@ def main(
     record["ways"] = {name: ends[i * seeds : (i + 1) * seeds] for i, name in enumerate(WAYS)}
     for name, runs in record["ways"].items():
         show(f"100 images, {name}", runs)
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
 
 
 def show(name: str, runs: list[tuple[float, float]]) -> None:

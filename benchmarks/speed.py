@@ -7,7 +7,6 @@ the first and the last loop goes, operations and bytes that the machine can do i
 Nothing else should run beside it.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Annotated
 
 import torch
 import typer
+from _record import store
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_tutorial import data, ladder, networks, runtime
@@ -134,8 +134,7 @@ def main(
             loop(pair, images, **{n: True for n in NAMES if n not in ("compiled", "graph")}),
         )
         record["pairs"][name] = found | {"profiles": {"usual": profile(first), "all but compiled": profile(last)}}
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
 
 

@@ -5,7 +5,6 @@ learns the same strings by maximum likelihood, and draws at several temperatures
 each, and of three floors.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 
 from gan_tutorial import losses, networks, runtime, sampling, text, training
 
@@ -95,8 +95,7 @@ def main(
     record["gru"] = each(likelihood, [(s, likelihood_steps) for s in range(seeds)], DEVICE)
     for i, temperature in enumerate(DRAWN_AT):
         show(f"GRU, drawn at {temperature}", [run["reports"][i][1] for run in record["gru"]])
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
 
 
 def show(name: str, reports: list[text.Report]) -> None:

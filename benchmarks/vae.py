@@ -1,8 +1,8 @@
 """A VAE and a GAN from the same pair of networks, on the same digits, for the same seconds: who wins at what?
 
-The GAN is the preset ``quick`` without spectral norm, which learns faster still (``recipe.py``). The VAE's decoder is
-the same generator, its encoder the body of the same discriminator; the labels (for both of its halves), the batches and
-the averaging are the same. The speed of both is measured first, with all threads and nothing beside it; each then
+The GAN is the preset ``quick`` without spectral norm, which learns faster at first (``recipe.py``). The VAE's decoder
+is the same generator, its encoder the body of the same discriminator; the labels (for both of its halves), the batches
+and the averaging are the same. The speed of both is measured first, with all threads and nothing beside it; each then
 trains for as many steps as fit, over several seeds. Judged against the held-out digits are samples (of the VAE once as
 the decoder's means, once with pixels drawn), reconstructions, and halfway points; and once more after every image, real
 ones too, was made black and white, since then blur counts no more.
@@ -10,7 +10,6 @@ Then VAEs with other weights of the KL divergence, over two seeds, show how the 
 """
 
 import functools
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Annotated
 import torch
 import typer
 from _pool import each
+from _record import store
 from torch import Tensor, nn
 
 from gan_tutorial import data, directions, features, metrics, recipes, runtime, sampling, training, vae
@@ -209,8 +209,7 @@ def main(
     )
     gans, vaes, *others = [[next(runs) for _ in range(count)] for _, _, count in kinds]
     record |= {"runs": {"GAN": gans, "VAE": vaes}, "betas": dict(zip(map(str, BETAS), others, strict=True))}
-    with runtime.replacing(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    store(record, out)
     show(record)
 
 

@@ -57,7 +57,7 @@ def browser() -> Iterator[object]:
         if os.environ.get("CI"):
             pytest.fail("CI needs a browser: install Debian's package chromium")
         pytest.skip("the pages are checked where there is a browser: install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # here, since most tests need no browser and run without it
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
