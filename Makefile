@@ -1,16 +1,18 @@
 # make book · make test · make notebooks · make lab · make bench · make clean
-# Each sets up what it needs in .venv first. Another interpreter: make book PYTHON=python3.12
+# Each sets up what it needs in .venv first: PAGES is enough for the book, READY adds PyTorch, tests and tools. Another interpreter: make book PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
+PAGES := .venv/.pages
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .PHONY: help book test notebooks lab bench clean
 
 help: ## List these commands.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 18
 
-book: $(READY) ## Build all pages anew into _build/html; a warning is an error.
+book: $(PAGES) ## Build all pages into _build/html; a warning is an error.
 	$(BIN)/jupyter-book build . --all -W --keep-going -q
 	@echo "The book is built: open _build/html/index.html"
 
@@ -33,12 +35,16 @@ clean: ## Remove what was built, but not the environment.
 	rm -rf _build htmlcov .coverage .pytest_cache .ruff_cache *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-# The environment is made anew when the list of packages changes. In the stamp's place stands nothing while it is not whole.
-$(READY): requirements.txt pyproject.toml
+# An environment is complete once its stamp exists; a changed list of packages makes it again.
+$(PAGES): requirements-book.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	    echo "This book needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
 	    echo "Name another one: make $(or $(MAKECMDGOALS),book) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) -r requirements-book.txt
+	@touch $@
+
+$(READY): $(PAGES) requirements.txt pyproject.toml
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,77 +1,80 @@
-"""Plucked strings from a one-dimensional pair: pitch, spectra and variety, with phase shuffle and without.
+"""Plucked strings: pitch, spectra and variety of a GAN with and without phase shuffle.
 
-Each pair is trained as in the chapter. Of 1,000 sounds, a hundred of each note: the share within half a semitone of the
-note asked for, and of any note of the scale; FD of the levels in bands against strings of another seed; the mean
-deviation of these levels within a note, as a share of that of real strings.
+Each GAN is trained as in the chapter. Of 1,000 sounds, a hundred of each note: the fraction within
+half a semitone of the note asked for, and of any note of the scale; FD of log-mel levels against
+strings of another seed; the deviation of these levels within a note, relative to real strings.
 """
 
 import statistics
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, sweep
 
-from gan_tutorial import audio, losses, metrics, runtime, sampling, sounds, training
+from gan_tutorial import metrics, records, runtime, sampling, training
+from gan_tutorial.beyond import audio
 
-RESULTS = Path(__file__).parent / "results" / "audio.json"
-DEVICE = runtime.choose_device()
-NOTES = torch.tensor(list(sounds.NOTES.values()))
-KINDS = {"phase shuffle": 2, "no phase shuffle": 0}
+NOTES = torch.tensor(list(audio.NOTES.values()))
+VARIANTS = {"phase shuffle": 2, "no phase shuffle": 0}
 
 
 def spread(levels: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the mean deviation of levels (N, F) within their classes, in decibels."""
-    return torch.stack([levels[labels == label].std(dim=0) for label in labels.unique()]).mean().item()
+    deviations = [levels[labels == label].std(dim=0) for label in labels.unique()]
+    return torch.stack(deviations).mean().item()
 
 
-def judge(waves: torch.Tensor, real: sounds.SoundSet) -> dict[str, float]:
+def evaluate(waves: torch.Tensor) -> dict[str, float]:
     """Return all measures of 1,000 sounds, the notes in turn, against as many real ones."""
-    labels = torch.arange(len(waves)) % len(NOTES)
+    real = audio.plucked_strings(1000, seed=1)
     pitches = audio.pitch(waves, real.rate)
-    levels, true = (audio.bands(part, real.rate) for part in (waves, real.waves))
+    levels, real_levels = (audio.log_mel(part, real.rate) for part in (waves, real.waves))
     return {
-        "asked": audio.in_tune(pitches, NOTES[labels]),
+        "asked": audio.in_tune(pitches, NOTES[real.labels]),
         "any": audio.in_tune(pitches, NOTES.expand(len(waves), -1)),
-        "fd": metrics.frechet_distance(true, levels),
-        "spread": spread(levels, labels) / spread(true, labels),
+        "fd": metrics.frechet_distance(real_levels, levels),
+        "spread": spread(levels, real.labels) / spread(real_levels, real.labels),
     }
 
 
-def run(shuffle: int, seed: int, steps: int) -> dict[str, float]:
-    """Train one pair, and judge its sounds."""
-    config = replace(audio.STRINGS, steps=steps, seed=seed)
+def run(shuffle: int, steps: int, seed: int) -> dict[str, float]:
+    """Train one GAN, and evaluate its sounds."""
+    config = replace(audio.STRINGS_CONFIG, steps=steps, seed=seed)
     torch.manual_seed(seed)
     G, D = audio.SoundGenerator(classes=10), audio.SoundDiscriminator(classes=10, shuffle=shuffle)
-    state = training.TrainState.fresh(G, D, config, DEVICE)
-    for _ in training.train(state, sounds.strings(), losses.objective("relativistic"), config):
+    state = training.TrainState.init(G, D, config, DEVICE)
+    for _ in training.train(state, audio.plucked_strings(), config):
         pass
-    z = sampling.latents(1000, G.latent_dim, seed=100 + seed)
-    return judge(sampling.sample(state.G_ema, z, torch.arange(1000) % 10), sounds.strings(1000, seed=1))
+    return evaluate(sampling.generate(state.G_ema, 1000, seed=100 + seed))
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
-    steps: Annotated[int, typer.Option(help="Steps of each run.")] = audio.STRINGS.steps,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Runs of each variant.")] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of each run.")] = audio.STRINGS_CONFIG.steps,
+    out: Out = records.FOLDER / "audio.json",
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
-    record = runtime.origin(DEVICE) | {"steps": steps, "runs": []}
-    real = sounds.strings(1000, seed=1)
-    record["real"] = judge(sounds.strings(1000, seed=2).waves, real)
-    record["noise"] = judge(torch.rand(real.waves.shape, generator=runtime.step_rng(0, 0)) * 2 - 1, real)
-    runs = each(run, [(shuffle, seed, steps) for shuffle in KINDS.values() for seed in range(seeds)], DEVICE)
-    record["runs"] = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(KINDS)}
+    """Measure, print a table, and save the record."""
+    real = audio.plucked_strings(1000, seed=2).waves
+    noise = torch.rand(real.shape, generator=runtime.step_rng(0, 0)) * 2 - 1
+    record = {"steps": steps, "real": evaluate(real), "noise": evaluate(noise)}
+    variants = {name: {"shuffle": reach, "steps": steps} for name, reach in VARIANTS.items()}
+    record["runs"] = sweep(run, variants, range(seeds), DEVICE)
+    show(records.save(record, out, DEVICE))
+
+
+def show(record: dict) -> None:
+    """Print a table: median, minimum and maximum over the seeds."""
     print(f"{'':20}" + "".join(f"{name:>30}" for name in record["real"]))
     for name in ("real", "noise"):
         print(f"{name:20}" + "".join(f"{value:30.2f}" for value in record[name].values()))
-    for name, own in record["runs"].items():
-        cells = [[one[key] for one in own] for key in record["real"]]
-        print(f"{name:20}" + "".join(f"{statistics.median(c):12.2f}{min(c):9.2f}{max(c):9.2f}" for c in cells))
-    store(record, out)
+    for name, runs in record["runs"].items():
+        row = f"{name:20}"
+        for key in record["real"]:
+            values = [run[key] for run in runs]
+            row += f"{statistics.median(values):12.2f}{min(values):9.2f}{max(values):9.2f}"
+        print(row)
 
 
 if __name__ == "__main__":

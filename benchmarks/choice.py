@@ -1,60 +1,60 @@
-"""With spectral norm or without? A choice for the preset ``quick`` that the held-out images must not make.
+"""With spectral norm or without? A setting of the preset ``quick``, chosen on a validation split.
 
-Both variants learn the first part of the training images, digits and fashion, for as many steps as the preset has, and
-are judged on the 2,000 training images that were kept back.
+The held-out images must not choose. So both variants learn the training images, digits and fashion,
+without the last 2,000, for as many steps as the preset has, and are compared by their FD to those.
 """
 
 import statistics
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
-import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, fd_curve, sweep
 
-from gan_tutorial import data, features, metrics, recipes, runtime, sampling
+from gan_tutorial import data, metrics, recipes, records
 
-RESULTS = Path(__file__).parent / "results" / "choice.json"
-DEVICE = runtime.choose_device()
 QUICK = recipes.preset("quick")
-VARIANTS = {"spectral norm": QUICK, "no spectral norm": QUICK.variant(spectral=False)}
-KEPT = 2000
+VARIANTS = {"spectral norm": QUICK, "no spectral norm": replace(QUICK, spectral=False)}
 
 
-def judge(recipe: recipes.Recipe, name: str, checks: int = 10) -> list[tuple[int, float]]:
-    """Train; return (step, FD in floors) on the way, to the images that were kept back."""
-    images = data.load_images(name).to(DEVICE)
-    fit, kept = images.subset(slice(len(images) - KEPT)), images.subset(slice(len(images) - KEPT, len(images)))
-    classifier = features.load_classifier(name, DEVICE)
-    real, stand_in = (classifier.describe(part.images)[0] for part in (kept, fit.subset(slice(KEPT))))
-    floor = metrics.frechet_distance(real, stand_in)
-    z, labels = sampling.latents(KEPT, recipe.network.latent_dim, seed=1), torch.arange(KEPT) % recipe.network.classes
-    state, curve = recipe.fresh(DEVICE), []
-    for log in recipe.run(state, fit):
-        if log.step % (recipe.train.steps // checks) == 0:
-            described, _ = classifier.describe(sampling.sample(state.G_ema, z, labels).to(DEVICE))
-            curve.append((log.step, metrics.frechet_distance(real, described) / floor))
-    return curve
+def split(dataset: str, kept: int = 2000) -> tuple[data.ImageSet, metrics.Evaluator]:
+    """Return the training images without the last ones, and an evaluator that has these."""
+    images = data.load_images(dataset)
+    train, validation = images.subset(slice(-kept)), images.subset(slice(-kept, None))
+    return train, metrics.Evaluator(dataset, DEVICE, train=train, held_out=validation)
+
+
+def run(recipe: recipes.Recipe, dataset: str, seed: int) -> list[tuple[int, float]]:
+    """Train, and return (step, FD to the validation split) on the way."""
+    train, evaluator = split(dataset)
+    return fd_curve(replace(recipe, seed=seed), train, evaluator, stops=10)
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs of each variant on each kind of images.", min=1)] = 5,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Runs of a variant on each set.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of each run.", min=1)] = QUICK.steps,
+    out: Out = records.FOLDER / "choice.json",
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
-    kinds = [(variant, name) for name in data.BUNDLED for variant in VARIANTS]
-    tasks = [(VARIANTS[variant].variant(seed=seed), name) for variant, name in kinds for seed in range(seeds)]
-    curves = each(judge, tasks, DEVICE)
-    runs = [
-        {"data": name, "variant": variant, "curves": curves[i * seeds : (i + 1) * seeds]}
-        for i, (variant, name) in enumerate(kinds)
-    ]
-    store(runtime.origin(DEVICE) | {"runs": runs}, out)
-    print(f"FD in floors{'median':>32}{'least':>8}{'most':>8}")
-    for run in runs:
-        ends = [curve[-1][1] for curve in run["curves"]]
-        print(f"{run['data'] + ', ' + run['variant']:36}{statistics.median(ends):8.1f}{min(ends):8.1f}{max(ends):8.1f}")
+    """Measure, store the record and print a table."""
+    tasks = {}
+    for dataset in data.BUNDLED:
+        for variant, recipe in VARIANTS.items():
+            tasks[dataset, variant] = {"recipe": replace(recipe, steps=steps), "dataset": dataset}
+    runs = []
+    for (dataset, variant), curves in sweep(run, tasks, range(seeds), DEVICE).items():
+        runs.append({"data": dataset, "variant": variant, "curves": curves})
+    floors = {dataset: split(dataset)[1].floor(2000).mean for dataset in data.BUNDLED}
+    show(records.save({"floors": floors, "runs": runs}, out, DEVICE))
+
+
+def show(record: dict) -> None:
+    """Print the median and range of FD in floors at the end."""
+    print(records.source(record))
+    print(f"{'FD in floors':32}{'median':>8}{'least':>8}{'most':>8}")
+    for run in record["runs"]:
+        ends = [curve[-1][1] / record["floors"][run["data"]] for curve in run["curves"]]
+        name = f"{run['data']}, {run['variant']}"
+        print(f"{name:32}{statistics.median(ends):8.1f}{min(ends):8.1f}{max(ends):8.1f}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
-"""Modes in the plane: every objective with every regulariser on the ring and the grid, and a preset that solves both.
+"""Modes in the plane: every objective with every regulariser on the ring and the grid.
 
-The table has the networks of ``recipes.PLANE``, equal rates, smaller batches and fewer steps; then PLANE itself runs as
-it is. All figures come from 10,000 samples of the averaged generator. Every run has one thread, as networks so small
-only wait for a second; the seconds are those of the processor, which the load of the machine changes little. As it
-stands this takes about half an hour on two cores.
+The table has the networks of the preset ``plane``, equal learning rates, smaller batches and fewer
+steps; then the preset itself is trained on both. All figures are of 10,000 samples of the averaged
+generator. Seconds are processor time, which depends little on what else the machine does. With the
+defaults this takes about half an hour on two cores.
 """
 
 import statistics
 import time
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Annotated
 
-import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, sweep
 
-from gan_tutorial import losses, metrics, mixtures, networks, recipes, runtime, sampling, training
+from gan_tutorial import losses, metrics, mixtures, recipes, records, sampling, training
 
-RESULTS = Path(__file__).parent / "results" / "plane.json"
-DEVICE = runtime.choose_device()
 MIXTURES = {"ring": mixtures.ring(), "grid": mixtures.grid()}
 REGULARISERS = {
     "none": {},
@@ -31,74 +26,70 @@ REGULARISERS = {
     "packs of 2": {"pack": 2},
     "packs of 4": {"pack": 4},
 }
-TABLE = recipes.PLANE.variant(batch_size=64, lr_G=1e-3, lr_D=1e-3)
+PLANE = recipes.preset("plane")
+TABLE = replace(PLANE, batch_size=64, lr_G=1e-3, lr_D=1e-3)
 
 
-def measure(recipe: recipes.Recipe, mixture: mixtures.Mixture, pack: int = 1) -> dict:
-    """Train, with a D that judges ``pack`` points at a time, and return modes, high-quality share and seconds."""
-    state = recipe.fresh(DEVICE)
-    if pack > 1:
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.train.seed)
-            D = networks.Packed(networks.MLPDiscriminator((pack, 2), recipe.network.hidden[::-1]))
-        state = training.TrainState.fresh(state.G, D, recipe.train, DEVICE)
+def run(mixture: str, recipe: recipes.Recipe, seed: int, pack: int = 1, **changes) -> dict:
+    """Train with a D that judges ``pack`` points at a time; return modes, quality and seconds."""
+    mixture, recipe = MIXTURES[mixture], replace(recipe, seed=seed, **changes)
+    state = recipes.init_packed(recipe, pack, DEVICE) if pack > 1 else recipe.init(DEVICE)
     start = time.process_time()
     try:
-        for _ in recipe.run(state, mixture):
+        for _ in training.stop_on_nan(training.train(state, mixture, recipe), state):
             pass
+        report = metrics.mode_report(sampling.generate(state.G_ema, 10_000, seed=1), mixture)
+        result = {"modes": report.covered, "high_quality": round(report.high_quality, 4)}
     except training.DivergedError:
-        return {"modes": 0, "high_quality": 0.0, "seconds": time.process_time() - start, "diverged": state.step}
-    seconds = time.process_time() - start
-    z = sampling.latents(10_000, recipe.network.latent_dim, seed=1)
-    report = metrics.mode_report(sampling.sample(state.G_ema, z), mixture)
-    return {"modes": report.covered, "high_quality": round(report.high_quality, 4), "seconds": round(seconds, 1)}
+        result = {"modes": 0, "high_quality": 0.0, "diverged": state.step}
+    return result | {"seconds": round(time.process_time() - start, 1)}
 
 
 def main(
     seeds: Annotated[int, typer.Option(help="Runs of each cell of the table.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Steps of each of these runs.", min=1)] = 2000,
-    plane_seeds: Annotated[int, typer.Option(help="Runs of PLANE on each mixture.", min=1)] = 20,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    plane_seeds: Annotated[int, typer.Option(help="Runs of the preset on each.", min=1)] = 20,
+    plane_steps: Annotated[int, typer.Option(help="Steps of these.", min=1)] = PLANE.steps,
+    out: Out = records.FOLDER / "plane.json",
 ) -> None:
-    """Measure, print the tables, and store the results with machine, versions and date."""
-    record = runtime.origin(DEVICE) | {
-        "seeds": seeds,
-        "plane_seeds": plane_seeds,
-        "recipe": asdict(TABLE.variant(steps=steps)),
-    }
-    cells = [(place, name, how) for place in MIXTURES for name in losses.OBJECTIVES for how in REGULARISERS]
-    tasks = []
-    for place, name, how in cells:
-        changes = {"objective": name, "steps": steps} | REGULARISERS[how]
-        pack = changes.pop("pack", 1)
-        tasks += [(TABLE.variant(seed=seed, **changes), MIXTURES[place], pack) for seed in range(seeds)]
-    tasks += [(recipes.PLANE.variant(seed=s), mixture) for mixture in MIXTURES.values() for s in range(plane_seeds)]
-    runs = iter(each(measure, tasks, DEVICE))
-    record["table"] = [
-        {"mixture": place, "objective": name, "regulariser": how, "runs": [next(runs) for _ in range(seeds)]}
-        for place, name, how in cells
-    ]
-    record["plane"] = {place: [next(runs) for _ in range(plane_seeds)] for place in MIXTURES}
-    store(record, out)
-    show(record)
+    """Measure, store the record and print the tables."""
+    recipe = replace(TABLE, steps=steps)
+    tasks = {}
+    for mixture in MIXTURES:
+        for objective in losses.OBJECTIVES:
+            for name, regulariser in REGULARISERS.items():
+                changes = {"objective": objective} | regulariser
+                tasks[mixture, objective, name] = {"mixture": mixture, "recipe": recipe} | changes
+    table = []
+    for (mixture, objective, name), runs in sweep(run, tasks, range(seeds), DEVICE).items():
+        cell = {"mixture": mixture, "objective": objective, "regulariser": name, "runs": runs}
+        table.append(cell)
+    plane = replace(PLANE, steps=plane_steps)
+    tasks = {mixture: {"mixture": mixture, "recipe": plane} for mixture in MIXTURES}
+    runs = sweep(run, tasks, range(plane_seeds), DEVICE)
+    record = {"recipe": asdict(recipe), "table": table, "plane": runs}
+    show(records.save(record, out, DEVICE))
 
 
 def show(record: dict) -> None:
-    """Print modes and the high-quality share, means over the seeds, the worst seed's modes in brackets."""
-    for place, mixture in MIXTURES.items():
-        steps = record["recipe"]["train"]["steps"]
-        print(f"{place}: modes of {len(mixture.centres)} (worst), high quality; {record['seeds']} seeds, {steps} steps")
-        print(" " * 16 + "".join(f"{how:>18}" for how in REGULARISERS))
-        for name in losses.OBJECTIVES:
-            row = [c["runs"] for c in record["table"] if (c["mixture"], c["objective"]) == (place, name)]
-            print(f"{name:16}" + "".join(f"{summary(runs):>18}" for runs in row))
-    for place, runs in record["plane"].items():
-        full = sum(run["modes"] == len(MIXTURES[place].centres) for run in runs)
-        quality, seconds = ([run[key] for run in runs] for key in ("high_quality", "seconds"))
-        print(
-            f"PLANE, {place}: all modes in {full} of {len(runs)} seeds; high quality {min(quality):.3f} to "
-            f"{max(quality):.3f}, median {statistics.median(quality):.3f}; {statistics.median(seconds):.0f} s"
-        )
+    """Print modes and high-quality share, seeds' means, and in brackets the fewest modes."""
+    print(records.source(record))
+    for name, mixture in MIXTURES.items():
+        cells = [cell for cell in record["table"] if cell["mixture"] == name]
+        seeds, steps = len(cells[0]["runs"]), record["recipe"]["steps"]
+        print(f"{name}: modes of {len(mixture.centres)} (fewest), high quality; ", end="")
+        print(f"{seeds} seeds, {steps} steps")
+        print(" " * 16 + "".join(f"{regulariser:>18}" for regulariser in REGULARISERS))
+        for objective in losses.OBJECTIVES:
+            row = [summary(cell["runs"]) for cell in cells if cell["objective"] == objective]
+            print(f"{objective:16}" + "".join(f"{text:>18}" for text in row))
+    for name, runs in record["plane"].items():
+        complete = sum(run["modes"] == len(MIXTURES[name].centres) for run in runs)
+        quality = [run["high_quality"] for run in runs]
+        seconds = statistics.median(run["seconds"] for run in runs)
+        print(f"preset plane, {name}: all modes in {complete} of {len(runs)} seeds; ", end="")
+        print(f"high quality {min(quality):.3f} to {max(quality):.3f}, ", end="")
+        print(f"median {statistics.median(quality):.3f}; {seconds:.0f} s")
 
 
 def summary(runs: list[dict]) -> str:

@@ -1,66 +1,65 @@
-"""The preset ``quick``, judged on held-out images over ten seeds: digits and fashion, every measure beside its floor.
+"""The preset ``quick``, judged on held-out images over ten seeds: every measure beside its floor.
 
-A run's speed is measured first, with all threads and nothing beside it; the runs then go side by side.
+On both bundled sets, digits and fashion. The speed is measured first, with all threads and no other
+run beside it; the runs then go side by side.
 """
 
 import statistics
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Annotated
 
-import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, sweep
 from recipe import speed
 
-from gan_tutorial import data, metrics, recipes, runtime, sampling
-
-RESULTS = Path(__file__).parent / "results" / "presets.json"
-DEVICE = runtime.choose_device()
-SAMPLES = 2000
+from gan_tutorial import data, metrics, recipes, records, sampling, training
 
 
-def judge(preset: str, name: str, seed: int) -> dict:
-    """Train the preset on the images called ``name``; return its scores, their floors and the classes' shares."""
-    recipe, images = recipes.preset(preset).variant(seed=seed), data.load_images(name).to(DEVICE)
-    state = recipe.fresh(DEVICE)
-    for _ in recipe.run(state, images):
+def run(recipe: recipes.Recipe, dataset: str, seed: int) -> dict:
+    """Train, and return the scores of 2,000 samples, their floors and the shares of the classes."""
+    recipe = replace(recipe, seed=seed)
+    state = recipe.init(DEVICE)
+    for _ in training.train(state, data.load_images(dataset), recipe):
         pass
-    z = sampling.latents(SAMPLES, recipe.network.latent_dim, seed=1)
-    labels = torch.arange(SAMPLES).remainder(recipe.network.classes) if recipe.network.classes else None
-    report = metrics.image_report(sampling.sample(state.G_ema, z, labels), name)
+    samples = sampling.generate(state.G_ema, 2000, seed=1)
+    report = metrics.Evaluator(dataset, DEVICE).report(samples)
     return {"scores": report.scores, "floors": report.floors, "shares": report.shares.tolist()}
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs on each kind of images.", min=1)] = 10,
+    seeds: Annotated[int, typer.Option(help="Runs on each set.", min=1)] = 10,
     preset: Annotated[str, typer.Option(help="Which preset.")] = "quick",
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    steps: Annotated[int | None, typer.Option(help="Steps, if not the preset's.")] = None,
+    out: Out = records.FOLDER / "presets.json",
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
+    """Measure, store the record and print a table."""
     recipe = recipes.preset(preset)
-    seconds = recipe.train.steps / speed(recipe, data.load_images("digits").to(DEVICE))
-    record = runtime.origin(DEVICE) | {"preset": preset, "recipe": asdict(recipe), "seconds": seconds}
-    runs = each(judge, [(preset, name, seed) for name in data.BUNDLED for seed in range(seeds)], DEVICE)
-    record["runs"] = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(data.BUNDLED)}
-    store(record, out)
-    show(record)
+    recipe = replace(recipe, steps=steps or recipe.steps)
+    seconds = recipe.steps / speed(recipe, data.load_images("digits"))
+    tasks = {name: {"recipe": recipe, "dataset": name} for name in data.BUNDLED}
+    runs = sweep(run, tasks, range(seeds), DEVICE)
+    record = {"preset": preset, "recipe": asdict(recipe), "seconds": seconds, "runs": runs}
+    show(records.save(record, out, DEVICE))
 
 
 def show(record: dict) -> None:
-    """Print every measure as median and range over the seeds, with FD in floors and the extreme shares."""
-    print(f"{record['preset']}: {record['seconds']:.0f} s of training; {record['machine']}")
+    """Print the median and range of every measure beside its floor, and the range of the shares."""
+    print(records.source(record))
+    print(f"{record['preset']}: {record['seconds']:.0f} s of training")
     for name, runs in record["runs"].items():
-        print(f"{name}, {len(runs)} seeds{'median':>18}{'least':>9}{'most':>9}{'floor':>9}")
-        rows = {"FD in floors": [run["scores"]["fd"] / run["floors"]["fd"] for run in runs]}
-        rows |= {key: [run["scores"][key] for run in runs] for key in runs[0]["scores"]}
-        floors = {"FD in floors": 1.0} | runs[0]["floors"]
-        for key, values in rows.items():
-            spread = f"{min(values):9.3f}{max(values):9.3f}"
-            print(f"  {key:22}{statistics.median(values):9.3f}{spread}{floors[key]:9.3f}")
+        floors = runs[0]["floors"]
+        print(f"{name}, {len(runs)} seeds".ljust(22) + "   median    least     most    floor")
+        print(row("FD in floors", [run["scores"]["fd"] / floors["fd"] for run in runs], 1.0))
+        for key, floor in floors.items():
+            print(row(key, [run["scores"][key] for run in runs], floor))
         shares = [share for run in runs for share in run["shares"]]
         print(f"  shares of the classes: {min(shares):.3f} to {max(shares):.3f}")
+
+
+def row(name: str, values: list[float], floor: float) -> str:
+    """Return one line of the table."""
+    figures = (statistics.median(values), min(values), max(values), floor)
+    return f"  {name:20}" + "".join(f"{figure:9.3f}" for figure in figures)
 
 
 if __name__ == "__main__":

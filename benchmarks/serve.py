@@ -1,7 +1,8 @@
-"""The service under load: many clients at once, one request in twenty malformed, and a SIGTERM in the middle.
+"""The service under load: many clients at once, one request in twenty malformed, and a SIGTERM.
 
-Three parts: one client alone; all clients together, with memory read from the service's own metrics; and stops under
-load. Every answer is compared with the first of the same request. Clients and service share the machine's processors.
+Three parts: one client alone; all clients together, with the memory read from the service's own
+metrics; and stops under load. Every response is compared with the first one to the same request.
+Clients and service share the processors of the machine.
 """
 
 import asyncio
@@ -24,17 +25,28 @@ from typing import Annotated
 
 import torch
 import typer
-from _record import store
+from _sweep import Out
 from tqdm import tqdm
 
-from gan_tutorial import checkpoints, export, runtime
+from gan_tutorial import checkpoints, records
+from gan_tutorial.ship import export
 
-RESULTS = Path(__file__).parent / "results" / "serve.json"
 STOPS = 5
 BAD = {
-    "wrong types": [b'{"count": "3"}', b'{"seed": 1.5}', b'{"truncation": []}', b"[]", b'{"count": true}'],
+    "wrong types": [
+        b'{"count": "3"}',
+        b'{"seed": 1.5}',
+        b'{"truncation": []}',
+        b"[]",
+        b'{"count": true}',
+    ],
     "huge counts": [b'{"count": 65}', b'{"count": 1000000000}', b'{"count": 1' + b"0" * 999 + b"}"],
-    "NaN": [b'{"truncation": NaN}', b'{"seed": -Infinity}', b'{"truncation": 1e999}', b'{"shift": [NaN]}'],
+    "NaN": [
+        b'{"truncation": NaN}',
+        b'{"seed": -Infinity}',
+        b'{"truncation": 1e999}',
+        b'{"shift": [NaN]}',
+    ],
     "10 MB bodies": [b'{"seed": ' + b"1" * 10_000_000 + b"}"],
     "cut connections": [b'{"count": 64, "seed": 12', b""],
 }
@@ -42,28 +54,29 @@ REFUSALS = {"wrong types": 422, "huge counts": 422, "NaN": 422, "10 MB bodies": 
 
 
 class ClosedError(Exception):
-    """The service closed a connection; ``cut`` tells whether that was in the middle of an answer."""
+    """The service closed a connection; ``incomplete`` if that was in the middle of a response."""
 
-    def __init__(self, cut: bool) -> None:
+    def __init__(self, incomplete: bool) -> None:
         super().__init__("closed")
-        self.cut = cut
+        self.incomplete = incomplete
 
 
 @dataclass
 class Client:
-    """One connection that is kept, and made anew where it was closed."""
+    """A client that keeps one connection, and opens a new one when it was closed."""
 
     port: int
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, body: bytes, path: str = "/generate") -> tuple[int, bytes, bool]:
-        """Return status, body, and whether the service asks to leave."""
+        """Return status, body, and whether the service asks to disconnect."""
         self.streams = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self.streams
         method = "POST" if path == "/generate" else "GET"
         first = b""
         try:
-            writer.write(f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(request.encode() + body)
             first = await reader.readline()
             head = await reader.readuntil(b"\r\n\r\n")
             content = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
@@ -73,13 +86,13 @@ class Client:
         if not first:
             self.close()
             raise ClosedError(False)
-        leave = b"connection: close" in head
-        if leave:
+        disconnect = b"connection: close" in head
+        if disconnect:
             self.close()
-        return int(first.split()[1]), content, leave
+        return int(first.split()[1]), content, disconnect
 
     async def cut(self, body: bytes) -> None:
-        """Send half of a request, and go."""
+        """Send half of a request, and disconnect."""
         _, writer = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + body)
         await writer.drain()
@@ -94,8 +107,8 @@ class Client:
 
 
 @dataclass
-class Record:
-    """What was seen by all clients."""
+class Counts:
+    """What all clients saw."""
 
     statuses: dict[str, Counter] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list)
@@ -105,14 +118,14 @@ class Record:
     sent: int = 0
 
     def note(self, kind: str, status: int | str) -> None:
-        """Count one answer."""
+        """Count one response."""
         self.statuses.setdefault(kind, Counter())[str(status)] += 1
 
 
 @asynccontextmanager
 async def service(model: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Start the service on a free port."""
-    command = [sys.executable, "-m", "gan_tutorial.serve", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "gan_tutorial.ship.serving", str(model), "--port", "0"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         yield process, int((await process.stdout.readline()).split(b":")[-1])
@@ -123,39 +136,42 @@ async def service(model: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process
 
 
 def good(rng: random.Random) -> bytes:
-    """Return a request for one to eight pictures, one in ten as numbers."""
-    wanted = {"count": rng.randint(1, 8), "seed": rng.randrange(50)}
-    return json.dumps(wanted | ({"format": "array"} if rng.random() < 0.1 else {})).encode()
+    """Return a valid request for one to eight images, one in ten as an array."""
+    request = {"count": rng.randint(1, 8), "seed": rng.randrange(50)}
+    return json.dumps(request | ({"format": "array"} if rng.random() < 0.1 else {})).encode()
 
 
-async def load(port: int, requests: int, clients: int, share: float, record: Record) -> float:
-    """Send the requests, ``share`` of them malformed, and return the seconds that it took."""
+async def load(port: int, requests: int, clients: int, malformed: float, counts: Counts) -> float:
+    """Send the requests, a fraction of them malformed, and return the seconds that it took."""
     rng, bar = random.Random(0), tqdm(total=requests, desc=f"clients: {clients}", disable=None)
 
     async def work() -> None:
         client = Client(port)
-        while record.sent < requests:
-            record.sent += 1
-            number, kind = record.sent, rng.choice(list(BAD)) if rng.random() < share else "good"
+        while counts.sent < requests:
+            counts.sent += 1
+            number, kind = (
+                counts.sent,
+                rng.choice(list(BAD)) if rng.random() < malformed else "good",
+            )
             body = good(rng) if kind == "good" else rng.choice(BAD[kind])
             bar.update()
             if number % 250 == 0:
-                record.memory.append((number, await memory(port)))
+                counts.memory.append((number, await memory(port)))
             if kind == "cut connections":
                 await client.cut(body)
-                record.note(kind, "none")
+                counts.note(kind, "none")
                 continue
             start = time.perf_counter()
             try:
                 status, content, _ = await client.ask(body)
             except ClosedError:
-                record.note(kind, "closed")
+                counts.note(kind, "closed")
                 continue
-            record.note(kind, status)
+            counts.note(kind, status)
             if kind == "good":
-                record.milliseconds.append(1000 * (time.perf_counter() - start))
+                counts.milliseconds.append(1000 * (time.perf_counter() - start))
                 digest = hashlib.sha256(content).hexdigest()
-                record.changed += record.pictures.setdefault(body, digest) != digest
+                counts.changed += counts.pictures.setdefault(body, digest) != digest
         client.close()
 
     start = time.perf_counter()
@@ -171,24 +187,29 @@ async def memory(port: int) -> float:
     client = Client(port)
     _, text, _ = await client.ask(b"", "/metrics")
     client.close()
-    return float(re.search(rb"^process_resident_memory_bytes (\S+)", text, flags=re.MULTILINE)[1]) / 1e6
+    return metric("process_resident_memory_bytes", text) / 1e6
+
+
+def metric(name: str, text: bytes) -> float:
+    """Return a number from the service's metrics."""
+    return float(re.search(rf"^{name} (\S+)", text.decode(), flags=re.MULTILINE)[1])
 
 
 async def stop(model: Path, clients: int) -> dict:
-    """Send SIGTERM while all clients ask without a pause; return what the service and its clients counted."""
+    """Send SIGTERM while all clients send requests; return what service and clients counted."""
     counts = Counter()
 
     async def work(port: int, seed: int) -> None:
         client, body = Client(port), json.dumps({"count": 8, "seed": seed}).encode()
         while True:
             try:
-                status, _, leave = await client.ask(body)
+                status, _, disconnect = await client.ask(body)
                 counts[f"answered by {status}"] += 1
-                counts["told to leave"] += leave
+                counts["asked to disconnect"] += disconnect
             except ClosedError as closed:
-                counts["cut in the middle" if closed.cut else "not taken in"] += 1
+                counts["incomplete" if closed.incomplete else "not accepted"] += 1
                 return
-            except OSError:  # refused: nobody listens
+            except OSError:  # refused: the port is closed
                 return
 
     async with service(model) as (process, port), asyncio.TaskGroup() as group:
@@ -198,83 +219,94 @@ async def stop(model: Path, clients: int) -> dict:
         process.send_signal(signal.SIGTERM)
         last = (await process.communicate())[0].decode()
     answered, accepted = map(int, re.search(r"stopped: (\d+) of (\d+) requests", last).groups())
-    return {"accepted": accepted, "answered": answered, "status": process.returncode} | {"clients": dict(counts)}
+    return {
+        "accepted": accepted,
+        "answered": answered,
+        "status": process.returncode,
+        "clients": dict(counts),
+    }
 
 
 async def measure(requests: int, clients: int) -> dict:
-    """Return the whole record, without machine and date."""
+    """Return the record, without machine and date."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "digits.onnx"
-        export.to_onnx(*checkpoints.load_generator(checkpoints.bundled("digits"))[:1], model, {"data": "digits"})
+        export.to_onnx(*checkpoints.load_generator("digits")[:1], model, {"data": "digits"})
         async with service(model) as (_, port):
-            alone, crowd = Record(), Record()
-            await load(port, 200, 1, 0, Record())  # warm
+            alone, crowd = Counts(), Counts()
+            await load(port, 200, 1, 0, Counts())  # warm-up
             seconds_alone = await load(port, max(requests // 20, 100), 1, 0, alone)
             seconds = await load(port, requests, clients, 0.05, crowd)
-            text = (await Client(port).ask(b"", "/metrics"))[1].decode()
+            text = (await Client(port).ask(b"", "/metrics"))[1]
         stops = [await stop(model, clients) for _ in range(STOPS)]
 
-    def total(name: str) -> float:
-        return float(re.search(rf"^{name} (\S+)", text, flags=re.MULTILINE)[1])
-
+    calls, batches = (
+        metric(name, text) for name in ("gan_batched_requests_total", "gan_batch_pictures_count")
+    )
     return {
         "requests": requests,
         "clients": clients,
         "alone": summary(alone, seconds_alone),
         "crowd": summary(crowd, seconds),
-        "requests_in_a_batch": total("gan_batched_requests_total") / total("gan_batch_pictures_count"),
+        "requests_in_a_batch": calls / batches,
         "changed_pictures": alone.changed + crowd.changed,
         "memory": crowd.memory,
         "stops": stops,
     }
 
 
-def summary(record: Record, seconds: float) -> dict:
+def summary(counts: Counts, seconds: float) -> dict:
     """Return counts, throughput of all requests and latency of the good ones."""
-    cuts = statistics.quantiles(record.milliseconds, n=100)
+    percentiles = statistics.quantiles(counts.milliseconds, n=100)
     return {
         "seconds": seconds,
-        "requests_per_second": record.sent / seconds,
+        "requests_per_second": counts.sent / seconds,
         "milliseconds": {
-            "mean": statistics.fmean(record.milliseconds),
-            "p50": cuts[49],
-            "p90": cuts[89],
-            "p99": cuts[98],
-            "most": max(record.milliseconds),
+            "mean": statistics.fmean(counts.milliseconds),
+            "p50": percentiles[49],
+            "p90": percentiles[89],
+            "p99": percentiles[98],
+            "max": max(counts.milliseconds),
         },
-        "statuses": {kind: dict(counter) for kind, counter in record.statuses.items()},
+        "statuses": {kind: dict(counter) for kind, counter in counts.statuses.items()},
     }
 
 
 def verdicts(record: dict) -> dict[str, bool]:
     """Return whether each promise was kept."""
     statuses = record["crowd"]["statuses"]
-    settled = [size for number, size in record["memory"] if number > 2000]
+    refused = [kind for kind in REFUSALS if kind in statuses]
     start = [size for number, size in record["memory"] if 1000 < number <= 2000]
-    bad = {kind: set(statuses.get(kind, {str(status): 1})) for kind, status in REFUSALS.items()}
-    return {
-        "good requests are answered by 200, or by 503 on purpose": set(statuses["good"]) <= {"200", "503"},
-        "malformed ones are refused by 422 or 413": bad == {kind: {str(status)} for kind, status in REFUSALS.items()},
-        "a request gives the same answer each time": record["changed_pictures"] == 0,
-        "memory stays within a tenth": not settled or max(settled) <= 1.1 * statistics.median(start),
-        "a stop loses no request that was taken in": all(
-            stop["accepted"] == stop["answered"] == stop["clients"]["answered by 200"]
-            and "cut in the middle" not in stop["clients"]
-            and stop["status"] == 0
-            for stop in record["stops"]
+    settled = [size for number, size in record["memory"] if number > 2000]
+    kept = {
+        "good requests get 200, or 503 on purpose": set(statuses["good"]) <= {"200", "503"},
+        "malformed requests get 422 or 413": all(
+            set(statuses[kind]) == {str(REFUSALS[kind])} for kind in refused
         ),
+        "a request gets the same response each time": record["changed_pictures"] == 0,
+        "a stop answers every accepted request": all(map(graceful, record["stops"])),
     }
+    if settled:
+        kept["memory grows by a tenth at most"] = max(settled) <= 1.1 * statistics.median(start)
+    return kept
+
+
+def graceful(stop: dict) -> bool:
+    """Return whether every accepted request was answered, and received by its client."""
+    clients = stop["clients"]
+    same = stop["accepted"] == stop["answered"] == clients["answered by 200"]
+    return same and "incomplete" not in clients and stop["status"] == 0
 
 
 def show(record: dict) -> None:
     """Print the record as a table."""
-    print(f"{record['machine']}; {record['requests']} requests, {record['clients']} clients")
-    print(f"{'':8}{'requests/s':>12}{'mean ms':>9}{'p50 ms':>9}{'p90 ms':>9}{'p99 ms':>9}{'most ms':>9}")
+    print(f"{records.source(record)}; {record['requests']} requests, {record['clients']} clients")
+    names = ("requests/s", "mean ms", "p50 ms", "p90 ms", "p99 ms", "max ms")
+    print(f"{'':8}" + "".join(f"{name:>11}" for name in names))
     for name in ("alone", "crowd"):
         row = record[name]
-        print(
-            f"{name:8}{row['requests_per_second']:12.0f}" + "".join(f"{x:9.1f}" for x in row["milliseconds"].values())
-        )
+        times = "".join(f"{x:11.1f}" for x in row["milliseconds"].values())
+        print(f"{name:8}{row['requests_per_second']:11.0f}{times}")
     print(f"requests in a batch, on average: {record['requests_in_a_batch']:.1f}")
     for kind, counts in record["crowd"]["statuses"].items():
         print(f"  {kind:18}" + ", ".join(f"{status}: {count}" for status, count in counts.items()))
@@ -287,14 +319,14 @@ def show(record: dict) -> None:
 
 
 def main(
-    requests: Annotated[int, typer.Option(help="How many in the crowd.", min=3000)] = 20_000,
-    clients: Annotated[int, typer.Option(help="How many at once.", min=1)] = 64,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    requests: Annotated[int, typer.Option(help="Requests of all clients.", min=300)] = 20_000,
+    clients: Annotated[int, typer.Option(help="Clients at once.", min=1)] = 64,
+    out: Out = records.FOLDER / "serve.json",
 ) -> None:
-    """Measure, print a table, store the results with machine, versions and date; fail where a promise is broken."""
-    about = runtime.origin(torch.device("cpu")) | {"cores": os.cpu_count(), "niceness": os.nice(0)}
-    record = about | asyncio.run(measure(requests, clients))
-    store(record, out)
+    """Measure, store the record and print a table; fail if a promise is broken."""
+    machine = {"cores": os.cpu_count(), "niceness": os.nice(0)}
+    measured = asyncio.run(measure(requests, clients))
+    record = records.save(machine | measured, out, torch.device("cpu"))
     show(record)
     raise typer.Exit(not all(verdicts(record).values()))
 

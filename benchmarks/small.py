@@ -1,101 +1,100 @@
-"""Few images: what differentiable augmentation changes, over the number of images and the training, and a warm start.
+"""Few images: what differentiable augmentation changes, and what a warm start does.
 
-A narrow pair is trained on the first 100 or 500 training digits, with nothing done to what D sees, with translations,
-and with all of DiffAugment. On the way stand FD against the held-out digits, in floors, and how far D's mean logit of
-its training images lies above that of held-out ones: what D knows by heart. Then the large pair learns the 100 digits
-from nothing and from the weights that draw clothes.
+A narrow pair learns the first 100 or 500 training digits, with no augmentation, with translations,
+and with all of DiffAugment. On the way two numbers are measured: FD to the held-out digits, and the
+memorisation gap, D's mean logit of its training images minus that of held-out ones. Then the large
+pair learns the 100 digits, from new weights and from those of the pair that generates clothes.
 """
 
 import statistics
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, sweep
 
-from gan_tutorial import augment, checkpoints, data, features, metrics, recipes, runtime, sampling, training
+from gan_tutorial import augment, checkpoints, data, metrics, recipes, records, sampling, training
 
-RESULTS = Path(__file__).parent / "results" / "small.json"
-DEVICE = runtime.choose_device()
 POLICIES = {"none": (), "translation": ("translation",), "all of DiffAugment": augment.POLICY}
 COUNTS = (100, 500)
-NARROW = recipes.preset("quick").variant(classes=0, width=16, batch_size=32)
-LARGE = recipes.preset("best").variant(batch_size=32, steps=300, ema=0.98)
-WAYS = {  # begin with the weights that draw clothes? layers of D that stay; augmentation
-    "from nothing": (False, 0, ()),
-    "warm start": (True, 0, ()),
-    "warm start, freeze-D": (True, 3, ()),
-    "warm start, freeze-D, shifts": (True, 3, ("translation",)),
+NARROW = replace(recipes.preset("quick"), classes=0, width=16, batch_size=32)
+LARGE = replace(recipes.preset("best"), batch_size=32, steps=300, ema=0.98)
+SHIFTED = replace(LARGE, augment=("translation",))
+STARTS = {  # ``frozen`` counts layers of D, of which every other is a convolution
+    "from nothing": {"recipe": LARGE},
+    "warm start": {"recipe": LARGE, "start": "fashion"},
+    "warm start, freeze-D": {"recipe": LARGE, "start": "fashion", "frozen": 3},
+    "warm start, freeze-D, shifts": {"recipe": SHIFTED, "start": "fashion", "frozen": 3},
 }
 
 
-def judge(state: training.TrainState, few: data.ImageSet) -> tuple[float, float]:
-    """Return FD of 2,000 samples in floors, and D's mean logit on ``few`` minus that on held-out images."""
-    train, test = (data.load_images("digits", split).to(DEVICE) for split in data.SPLITS)
-    classifier = features.load_classifier("digits", DEVICE)
-    real, stand_in = (classifier.describe(images)[0] for images in (test.images, train.subset(slice(len(test))).images))
-    z, labels = sampling.latents(2000, state.G.latent_dim, seed=2), None
-    if state.G.classes:
-        labels = torch.arange(2000) % state.G.classes
-    described, _ = classifier.describe(sampling.sample(state.G_ema, z, labels).to(DEVICE))
-    fd = metrics.frechet_distance(real, described) / metrics.frechet_distance(real, stand_in)
-    new = test.subset(slice(500))
-    with torch.no_grad():
-        gap = state.D(few.images, few.labels).mean() - state.D(new.images, new.labels).mean()
-    return fd, gap.item()
-
-
-def run(count: int, policy: tuple[str, ...], seed: int, steps: int) -> list[tuple[int, float, float]]:
-    """Train on ``count`` images; return (step, FD in floors, gap of D) four times on the way."""
-    few = data.load_images("digits").to(DEVICE).subset(slice(count))
-    recipe = NARROW.variant(augment=policy, seed=seed, steps=steps)
-    state, curve = recipe.fresh(DEVICE), []
-    for log in recipe.run(state, few):
-        if log.step % (steps // 4) == 0:
-            curve.append((log.step, *judge(state, few)))
+def run(
+    recipe: recipes.Recipe,
+    seed: int,
+    count: int = 100,
+    stops: int = 1,
+    start: str | None = None,
+    frozen: int = 0,
+) -> list[tuple[int, float, float]]:
+    """Train on ``count`` digits; return (step, FD of 2,000 samples, gap) at ``stops`` steps."""
+    recipe = replace(recipe, seed=seed)
+    evaluator = metrics.Evaluator("digits", DEVICE)
+    few = data.load_images("digits").subset(slice(count)).to(DEVICE)
+    new = data.load_images("digits", "test").subset(slice(500)).to(DEVICE)
+    state, curve = recipe.init(DEVICE), []
+    if start:
+        checkpoints.warm_start(state, checkpoints.find(start))
+    state.D.layers[:frozen].requires_grad_(False)
+    for log in training.train(state, few, recipe):
+        if log.step % (recipe.steps // stops) == 0:
+            fd = evaluator.fd(sampling.generate(state.G_ema, 2000, seed=2))
+            curve.append((log.step, fd, mean_logit(state.D, few) - mean_logit(state.D, new)))
     return curve
 
 
-def tune(warm: bool, frozen: int, policy: tuple[str, ...], seed: int) -> tuple[float, float]:
-    """Train the large pair on 100 images; return FD in floors and the gap of D."""
-    few = data.load_images("digits").to(DEVICE).subset(slice(100))
-    recipe = LARGE.variant(augment=policy, seed=seed)
-    state = recipe.fresh(DEVICE)
-    if warm:
-        checkpoints.warm_start(state, checkpoints.bundled("fashion"))
-    state.D.layers[:frozen].requires_grad_(False)
-    for _ in recipe.run(state, few):
-        pass
-    return judge(state, few)
+@torch.no_grad()
+def mean_logit(D: torch.nn.Module, images: data.ImageSet) -> float:
+    """Return the mean logit of all images."""
+    return D(images.images, images.labels).mean().item()
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
-    steps: Annotated[int, typer.Option(help="Steps of each run.")] = 2000,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Runs of each kind.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of the narrow pair.", min=4)] = 2000,
+    out: Out = records.FOLDER / "small.json",
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
-    record = runtime.origin(DEVICE) | {"steps": steps, "runs": []}
-    print(f"{'':42}{'FD in floors, median and range':>30}{'gap of D':>10}")
-    kinds = [(count, name) for count in COUNTS for name in POLICIES]
-    curves = each(run, [(count, POLICIES[name], s, steps) for count, name in kinds for s in range(seeds)], DEVICE)
-    for i, (count, name) in enumerate(kinds):
-        own = curves[i * seeds : (i + 1) * seeds]
-        record["runs"].append({"images": count, "augmentation": name, "curves": own})
-        show(f"{count} images, {name}", [curve[-1][1:] for curve in own])
-    ends = each(tune, [(*way, s) for way in WAYS.values() for s in range(seeds)], DEVICE)
-    record["ways"] = {name: ends[i * seeds : (i + 1) * seeds] for i, name in enumerate(WAYS)}
-    for name, runs in record["ways"].items():
-        show(f"100 images, {name}", runs)
-    store(record, out)
+    """Measure, store the record and print a table."""
+    tasks = {}
+    for count in COUNTS:
+        for name, policy in POLICIES.items():
+            recipe = replace(NARROW, augment=policy, steps=steps)
+            tasks[count, name] = {"recipe": recipe, "count": count, "stops": 4}
+    runs = []
+    for (count, name), curves in sweep(run, tasks, range(seeds), DEVICE).items():
+        runs.append({"images": count, "augmentation": name, "curves": curves})
+    starts = sweep(run, STARTS, range(seeds), DEVICE)
+    floor = metrics.Evaluator("digits", DEVICE).floor(2000).mean
+    record = {"steps": steps, "floor": floor, "runs": runs, "starts": starts}
+    show(records.save(record, out, DEVICE))
 
 
-def show(name: str, runs: list[tuple[float, float]]) -> None:
-    """Print one row of the table."""
-    fds, gaps = zip(*runs, strict=True)
-    print(f"{name:42}{statistics.median(fds):14.1f}{min(fds):8.1f}{max(fds):8.1f}{statistics.median(gaps):10.2f}")
+def show(record: dict) -> None:
+    """Print the median and range of FD in floors at the end, and the median gap."""
+    print(records.source(record))
+    print(f"{'FD in floors':40}{'median':>8}{'least':>8}{'most':>8}{'gap of D':>10}")
+    for run in record["runs"]:
+        print(row(f"{run['images']} images, {run['augmentation']}", run["curves"], record["floor"]))
+    for name, curves in record["starts"].items():
+        print(row(f"100 images, {name}", curves, record["floor"]))
+
+
+def row(name: str, curves: list[list[tuple[int, float, float]]], floor: float) -> str:
+    """Return one line of the table."""
+    ends = [curve[-1] for curve in curves]
+    fds = [fd / floor for _, fd, _ in ends]
+    gap = statistics.median(gap for _, _, gap in ends)
+    return f"{name:40}{statistics.median(fds):8.1f}{min(fds):8.1f}{max(fds):8.1f}{gap:10.2f}"
 
 
 if __name__ == "__main__":

@@ -1,161 +1,127 @@
-"""The ladder of speed: the usual tutorial's loop, each saving alone, and all of them one after the other.
+"""The speed of the usual tutorial's loop, with each speedup alone, and with one after the other on.
 
-Both pairs of the book, the article's MLP and the convolutional one, with the article's batch. All loops of a pair run
-in turn, five rounds, in this one process, and each figure is the median of its rounds. Worker processes would go on to
-fill their queues beside the others, so the usual loop with workers is measured after them. Then stand where the time of
-the first and the last loop goes, operations and bytes that the machine can do in a second, and those of one step.
-Nothing else should run beside it.
+For the article's MLP and the convolutional networks, with the article's batch size. All loops take
+turns in one process. Worker processes would fill their queues while the other loops run, so the
+usual loop with workers is measured after them. Then follow profiles of the first and the last loop,
+the operations of one step, and the operations and bytes that the machine can do in a second.
+Nothing else should run at the same time.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from _record import store
+from _sweep import DEVICE, Out
 from torch.utils.flop_counter import FlopCounterMode
 
-from gan_tutorial import data, ladder, networks, runtime
-from gan_tutorial.ladder import Savings
+from gan_tutorial import data, recipes, records, runtime
+from gan_tutorial.ship import speed
 
-DEVICE = runtime.choose_device()
-RESULTS = Path(__file__).parent / "results" / f"speed{'' if DEVICE.type == 'cpu' else '-' + DEVICE.type}.json"
 BATCH = 128
-PAIRS = {
-    "MLP": networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),
-    "convolutional": networks.NetworkConfig(spectral=False),
-}
-NAMES = ladder.usable(DEVICE)
-
-Steps = Callable[[int], None]
+NAMES = speed.usable(DEVICE)
+IN_EAGER_MODE = [name for name in NAMES if name not in ("compiled", "graph")]
+RECORD = records.FOLDER / f"speed{'' if DEVICE.type == 'cpu' else '-' + DEVICE.type}.json"
 
 
-def loop(pair: networks.NetworkConfig, images: data.ImageSet, workers: int = 0, **savings: bool) -> Steps:
-    """Return a function that makes some steps, and waits until they are done."""
+def loop(recipe: recipes.Recipe, names: list[str], workers: int = 0) -> speed.Loop:
+    """Return the loop with some speedups on."""
     torch.manual_seed(0)
-    G, D = (network.to(DEVICE) for network in pair.build())
-    logs = ladder.train(G, D, images, Savings(**savings), batch_size=BATCH, workers=workers)
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            next(logs)
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    return steps
+    G, D = (network.to(DEVICE) for network in recipe.build())
+    speedups = speed.Speedups(**dict.fromkeys(names, True))
+    images = data.load_images("digits")
+    return speed.train(G, D, images, speedups, batch_size=BATCH, workers=workers)
 
 
-def measure(loops: dict[str, Steps], steps: int, rounds: int) -> dict[str, float]:
-    """Return steps per second of each loop, the median of rounds taken in turn."""
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    for run in loops.values():
-        run(5)
-    for _ in range(rounds):
-        for name, run in loops.items():
-            start = time.perf_counter()
-            run(steps)
-            rates[name].append(steps / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
-
-
-def rungs(pair: networks.NetworkConfig, images: data.ImageSet, steps: int, rounds: int) -> dict:
-    """Return steps per second of the usual loop, of each saving alone, and of the savings one after the other."""
-    loops = {("usual", ""): loop(pair, images)}
-    loops |= {("alone", name): loop(pair, images, **{name: True}) for name in NAMES}
+def measure(recipe: recipes.Recipe, steps: int, rounds: int) -> dict:
+    """Return steps per second: usual loop, each speedup alone, and one after the other on."""
+    loops = {("usual", ""): loop(recipe, [])}
     for i, name in enumerate(NAMES):
-        loops["together", name] = loop(pair, images, **dict.fromkeys(NAMES[: i + 1], True))
-    rates = measure(loops, steps, rounds)
-    workers = measure({"2 workers": loop(pair, images, workers=2)}, steps, rounds)
-    return {
-        "usual": rates["usual", ""],
-        **workers,
-        **{kind: {name: rates[kind, name] for name in NAMES} for kind in ("alone", "together")},
-    }
+        loops["alone", name] = loop(recipe, [name])
+        loops["together", name] = loop(recipe, NAMES[: i + 1])
+    rates = speed.steps_per_second(loops, steps, rounds)
+    with_workers = {"2 workers": loop(recipe, [], workers=2)}
+    result = {"usual": rates["usual", ""]}
+    result |= speed.steps_per_second(with_workers, steps, rounds)
+    for kind in ("alone", "together"):
+        result[kind] = {name: rates[kind, name] for name in NAMES}
+    return result
 
 
-def profile(steps: Steps, count: int = 20) -> dict[str, float]:
+def profile(steps: speed.Loop, count: int = 20) -> dict[str, float]:
     """Return the share of the processor's time of each operator, the largest ones first."""
-    steps(3)
+    for _ in range(3):
+        next(steps)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        steps(count)
-    events = sorted(profiler.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)
-    total = sum(event.self_cpu_time_total for event in events)
-    return {event.key: event.self_cpu_time_total / total for event in events[:30]}
+        for _ in range(count):
+            next(steps)
+    seconds = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    largest = sorted(seconds, key=seconds.get, reverse=True)[:30]
+    return {key: seconds[key] / sum(seconds.values()) for key in largest}
 
 
-def operations(pair: networks.NetworkConfig, images: data.ImageSet) -> int:
-    """Return the floating-point operations of the matrix products and convolutions in one step, as PyTorch counts."""
-    run = loop(pair, images, tensor=True, reuse=True, one_pass=True, frozen=True)
+def operations(recipe: recipes.Recipe) -> int:
+    """Return the floating-point operations of products and convolutions in a step, by PyTorch."""
+    steps = loop(recipe, ["tensor", "reuse", "one_pass", "frozen"])
     with FlopCounterMode(display=False) as counter:
-        run(1)
+        next(steps)
     return counter.get_total_flops()
 
 
-def machine(size: int = 2048, rounds: int = 7) -> dict[str, float]:
-    """Return operations per second of a large matrix product in both precisions, and bytes per second of a copy."""
-
-    def seconds(act: Callable[[], object]) -> float:
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            act()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
-
+def limits(size: int = 2048) -> dict[str, float]:
+    """Return operations per second of a large matrix product, and bytes per second of a copy."""
     found = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
-        found[name] = 2 * size**3 / seconds(lambda a=a, b=b: a @ b)
-    large = torch.zeros(2**26, device=DEVICE)  # 256 MB, beyond any cache
-    target = torch.empty_like(large)
-    found["bytes"] = 2 * large.nbytes / seconds(lambda: target.copy_(large))
+        found[name] = 2 * size**3 / median_seconds(lambda a=a, b=b: a @ b)
+    source = torch.zeros(2**26, device=DEVICE)  # 256 MB, larger than any cache
+    target = torch.empty_like(source)
+    found["bytes"] = 2 * source.nbytes / median_seconds(lambda: target.copy_(source))
     return found
+
+
+def median_seconds(act: Callable[[], object], rounds: int = 7) -> float:
+    """Return how long ``act`` takes on the device."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        act()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def main(
     steps: Annotated[int, typer.Option(help="Steps of each loop in each round.")] = 30,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    out: Out = RECORD,
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
-    images = data.load_images("digits")
-    record = runtime.origin(DEVICE) | {"batch": BATCH, "has_bf16": runtime.has_bf16(DEVICE), "limits": machine()}
-    record["pairs"] = {}
-    for name, pair in PAIRS.items():
-        found = rungs(pair, images, steps, rounds)
-        found["operations"] = operations(pair, images)
-        first, last = (
-            loop(pair, images),
-            loop(pair, images, **{n: True for n in NAMES if n not in ("compiled", "graph")}),
-        )
-        record["pairs"][name] = found | {"profiles": {"usual": profile(first), "all but compiled": profile(last)}}
-    store(record, out)
-    show(record)
+    """Measure, store the record and print a table."""
+    record = {"batch": BATCH, "has_bf16": runtime.has_bf16(DEVICE), "limits": limits(), "pairs": {}}
+    for name, recipe in speed.RECIPES.items():
+        result = measure(recipe, steps, rounds) | {"operations": operations(recipe)}
+        result["profiles"] = {
+            "usual": profile(loop(recipe, [])),
+            "all but compiled": profile(loop(recipe, IN_EAGER_MODE)),
+        }
+        record["pairs"][name] = result
+    show(records.save(record, out, DEVICE))
 
 
 def show(record: dict) -> None:
-    """Print images per second of every rung, with its ratio to the better of the usual loops."""
-    limits = record["limits"]
-    print(f"{record['machine']}; torch {record['versions']['torch']}; images per second, batch {record['batch']}")
-    print(f"products {limits['float32'] / 1e9:.0f} and {limits['bfloat16'] / 1e9:.0f} GFLOP/s in float32 and bfloat16")
-    print(f"copies {limits['bytes'] / 1e9:.1f} GB/s")
-    for pair, found in record["pairs"].items():
-        base = max(found["usual"], found["2 workers"])
-        print(f"{pair:16}{'alone':>10}{'ratio':>7}{'together':>10}{'ratio':>7}")
-        for name in ("usual", "2 workers"):
-            print(f"  {name:14}{found[name] * record['batch']:10.0f}{found[name] / base:7.2f}")
-        for name in found["alone"]:
-            rates = found["alone"][name], found["together"][name]
-            print(f"  {name:14}" + "".join(f"{r * record['batch']:10.0f}{r / base:7.2f}" for r in rates))
-        for loop_name, shares in found["profiles"].items():
-            convolutions = sum(share for key, share in shares.items() if "convolution" in key or "mkldnn" in key)
-            top = ", ".join(f"{key} {share:.0%}" for key, share in list(shares.items())[:5])
-            print(f"  {loop_name}: convolutions {convolutions:.0%}; {top}")
+    """Print the limits of the machine, the speed of every loop, and where its time goes."""
+    print(records.source(record))
+    for name in ("float32", "bfloat16"):
+        print(f"matrix products in {name}: {record['limits'][name] / 1e9:.0f} GFLOP/s")
+    print(f"copies: {record['limits']['bytes'] / 1e9:.1f} GB/s")
+    print(speed.table(record))
+    for name, result in record["pairs"].items():
+        for kind, shares in result["profiles"].items():
+            parts = [f"{part} {share:.0%}" for part, share in speed.by_kind(shares).items()]
+            print(f"{name}, {kind}: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -1,248 +1,228 @@
-"""A VAE and a GAN from the same pair of networks, on the same digits, for the same seconds: who wins at what?
+"""A VAE and a GAN from the same networks, trained on the same digits for the same time.
 
-The GAN is the preset ``quick`` without spectral norm, which learns faster at first (``recipe.py``). The VAE's decoder
-is the same generator, its encoder the body of the same discriminator; the labels (for both of its halves), the batches
-and the averaging are the same. The speed of both is measured first, with all threads and nothing beside it; each then
-trains for as many steps as fit, over several seeds. Judged against the held-out digits are samples (of the VAE once as
-the decoder's means, once with pixels drawn), reconstructions, and halfway points; and once more after every image, real
-ones too, was made black and white, since then blur counts no more.
-Then VAEs with other weights of the KL divergence, over two seeds, show how the code fills and empties.
+The GAN is the preset ``quick`` without spectral norm, with which it learns faster at first
+(``recipe.py``). The VAE's decoder is the same generator, and its encoder the body of the same
+discriminator; labels, batches and the moving average of the weights are the same. First the speed
+of both is measured; then each trains for as many steps as fit into the time, over several seeds.
+
+Samples, reconstructions and points halfway between two images are scored against the held-out
+digits. Samples of the VAE are its means, and pixels sampled around them. Samples and
+reconstructions are scored once more after all images, real ones too, were made black and white, so
+that blur does not count. VAEs with another beta show how the code fills and empties.
 """
 
-import functools
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from _pool import each
-from _record import store
+from _sweep import DEVICE, Out, steps_per_second, sweep
 from torch import Tensor, nn
 
-from gan_tutorial import data, directions, features, metrics, recipes, runtime, sampling, training, vae
+from gan_tutorial import data, metrics, recipes, records, sampling, training
+from gan_tutorial.beyond import interpretability, vae
+from gan_tutorial.classifier import load_classifier
 
-RESULTS = Path(__file__).parent / "results" / "vae.json"
-DEVICE = runtime.choose_device()
-SAMPLES = 2000
-LOOK = 0.6  # of the time: where the samples are judged on the way, too
-GAN = recipes.preset("quick").variant(spectral=False)
+GAN = replace(recipes.preset("quick"), spectral=False)
 VAE = vae.VAEConfig(lr=4e-3)
 BETAS = (0.25, 4.0)
 BETA_SEEDS = 2
-SHAPES = {"slant": directions.slant, "width": directions.width}
+COUNT = 2000  # images that are scored
+FEW = 30  # images that are inverted, which takes longer
+EARLY = 0.6  # of the training; samples are scored then, too
 
 
-def judge(images: Tensor) -> dict[str, float]:
-    """Return all scores of images against the held-out digits."""
-    return metrics.feature_scores(held_out(), describe(images))
+def speeds() -> tuple[float, float]:
+    """Return training steps per second of GAN and VAE."""
+    images = data.load_images("digits")
+    gan, config = replace(GAN, steps=10**9), replace(VAE, steps=10**9)
+    gan_logs = training.train(gan.init(DEVICE), images, gan)
+    vae_logs = vae.train(vae.VAEState.init(GAN, config, DEVICE), images, config)
+    return steps_per_second(gan_logs, "d_loss"), steps_per_second(vae_logs, "elbo")
 
 
-def judge_shapes(images: Tensor) -> dict[str, float]:
-    """Return all scores of images against the held-out digits, both with every pixel made black or white."""
-    return metrics.feature_scores(held_out(shapes=True), describe(black_and_white(images)))
-
-
-def black_and_white(images: Tensor) -> Tensor:
-    """Return -1 for each pixel below 0, and 1 for all others."""
+def binarise(images: Tensor) -> Tensor:
+    """Return images with every pixel at -1 or 1, whichever is nearer."""
     return 2 * (images >= 0).float() - 1
 
 
-def describe(images: Tensor) -> Tensor:
-    """Return features (N, 64) on the CPU."""
-    return features.load_classifier("digits", DEVICE).describe(images)[0].cpu()
-
-
-@functools.cache
-def held_out(shapes: bool = False) -> Tensor:
-    """Return the features of the held-out digits."""
-    images = data.load_images("digits", "test").images[:SAMPLES]
-    return describe(black_and_white(images) if shapes else images)
+def score(images: Tensor, binary: bool = False) -> dict[str, float]:
+    """Return all scores against the held-out digits; ``binary``: all images in black and white."""
+    held_out = data.load_images("digits", "test").images
+    if binary:
+        images, held_out = binarise(images), binarise(held_out)
+    classifier = load_classifier("digits", DEVICE)
+    real, fake = (classifier.extract(x)[0] for x in (held_out, images))
+    return metrics.feature_scores(real, fake)
 
 
 def spread(images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the deviation of slant and width within the classes."""
-    return {name: directions.centred(measure(images), labels).std().item() for name, measure in SHAPES.items()}
+    """Return the standard deviation of slant and width within the classes."""
+    measured = {
+        "slant": interpretability.slant(images),
+        "width": interpretability.width(images),
+    }
+    return {
+        name: interpretability.centred(values, labels).std().item()
+        for name, values in measured.items()
+    }
 
 
-def drawn(G: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return as many samples of each digit, and their labels."""
-    labels = torch.arange(SAMPLES) % 10
-    return sampling.sample(G, sampling.latents(SAMPLES, G.latent_dim, seed=1), labels), labels
+def score_samples(G: nn.Module) -> dict:
+    """Return everything that is measured on the samples of a generator, the GAN's or the VAE's."""
+    images, labels = sampling.generate(G, COUNT, seed=1), sampling.labels(G, COUNT)
+    _, predicted = load_classifier("digits", DEVICE).extract(images)
+    return {
+        "samples": score(images),
+        "binary samples": score(images, binary=True),
+        "greyness": vae.greyness(images).mean().item(),
+        "spread": spread(images, labels),
+        "obedience": (predicted.cpu() == labels).float().mean().item(),
+    }
+
+
+def finish(logs: Iterator[training.Log], G: nn.Module, steps: int) -> dict[str, float]:
+    """Train to the end; return the step, and the samples' scores, after ``EARLY`` of the steps."""
+    early = {"step": round(EARLY * steps)}
+    for log in logs:
+        if log.step == early["step"]:
+            early |= score(sampling.generate(G, COUNT, seed=1))
+    return early
 
 
 def pairs() -> tuple[data.ImageSet, data.ImageSet]:
-    """Return training digits, and beside each another one of its class."""
+    """Return training digits, and for each another one of its class."""
     train = data.load_images("digits")
     order = train.labels.argsort(stable=True)
     first, second = order[:-1:2], order[1::2]
-    chosen = (train.labels[first] == train.labels[second]).nonzero().flatten()
-    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:SAMPLES]]
+    alike = (train.labels[first] == train.labels[second]).nonzero().flatten()
+    chosen = alike[torch.randperm(len(alike), generator=torch.Generator().manual_seed(0))[:COUNT]]
     return train.subset(first[chosen]), train.subset(second[chosen])
 
 
-def describe_samples(G: nn.Module) -> dict:
-    """Return what is measured on the samples of a generator, GAN's or VAE's."""
-    images, labels = drawn(G)
-    seen = features.load_classifier("digits", DEVICE).describe(images)[1].cpu()
-    return {
-        "samples": judge(images),
-        "shapes": judge_shapes(images),
-        "greyness": vae.greyness(images).mean().item(),
-        "spread": spread(images, labels),
-        "obedience": (seen == labels).float().mean().item(),
-    }
-
-
-def learn(logs: Iterator[training.Log], G: nn.Module, steps: int) -> dict[str, float]:
-    """Train to the end, and return step and scores of the samples on the way, after LOOK of the time."""
-    look = {"step": round(LOOK * steps)}
-    for log in logs:
-        if log.step == look["step"]:
-            look |= judge(drawn(G)[0])
-    return look
-
-
-def run_gan(seed: int, steps: int) -> dict:
-    """Train the GAN; return what is measured on the way and at the end."""
-    recipe = GAN.variant(seed=seed, steps=steps)
-    state = recipe.fresh(DEVICE)
-    look = learn(recipe.run(state, data.load_images("digits").to(DEVICE)), state.G_ema, steps)
-    test = data.load_images("digits", "test").subset(slice(30))
-    inversion = directions.invert(state.G_ema, test.images, test.labels, starts=4, steps=100)
-    halfway = sampling.latents(2 * SAMPLES, GAN.network.latent_dim, seed=2).unflatten(0, (2, -1)).sum(0) / 2**0.5
-    images = sampling.sample(state.G_ema, halfway, torch.arange(SAMPLES) % 10)
-    return describe_samples(state.G_ema) | {
-        "look": look,
+def run_gan(recipe: recipes.Recipe, seed: int) -> dict:
+    """Train the GAN; return what was measured."""
+    recipe = replace(recipe, seed=seed)
+    state = recipe.init(DEVICE)
+    logs = training.train(state, data.load_images("digits"), recipe)
+    early = finish(logs, state.G_ema, recipe.steps)
+    G = state.G_ema
+    few = data.load_images("digits", "test").subset(slice(FEW))
+    inversion = interpretability.invert(G, few.images, few.labels, starts=4, steps=100)
+    z = sampling.latents(2 * COUNT, G.latent_dim, seed=2).unflatten(0, (2, COUNT))
+    halfway = z.sum(0) / 2**0.5  # on the arc: from N(0, 1), too
+    return score_samples(G) | {
+        "early": early,
         "reconstruction": inversion.errors.amin(dim=1).mean().item(),
-        "halfway": judge(images)["precision"],
+        "halfway": score(sampling.sample(G, halfway, sampling.labels(G, COUNT)))["precision"],
     }
 
 
-def run_vae(seed: int, steps: int, beta: float) -> dict:
-    """Train the VAE; return what is measured on the way and at the end."""
-    config = replace(VAE, seed=seed, steps=steps, beta=beta)
-    state = vae.VAEState.fresh(GAN.network, config, DEVICE)
-    look = learn(vae.train(state, data.load_images("digits").to(DEVICE), config), state.average.decoder, steps)
-    model, (train, test) = state.average, (data.load_images("digits", split) for split in data.SPLITS)
-    train, few = train.subset(slice(SAMPLES)), test.subset(slice(30))
-    codes = vae.encode(model, test.images, test.labels)
-    again = {
-        name: sampling.sample(model.decoder, vae.encode(model, images.images, images.labels).mean, images.labels)
-        for name, images in (("train", train), ("few", few))
-    }
+def run_vae(config: vae.VAEConfig, seed: int) -> dict:
+    """Train the VAE; return what was measured."""
+    config = replace(config, seed=seed)
+    train, test = (data.load_images("digits", split) for split in data.SPLITS)
+    state = vae.VAEState.init(GAN, config, DEVICE)
+    early = finish(vae.train(state, train, config), state.average.decoder, config.steps)
+    model, decoder = state.average, state.average.decoder
+
+    def encode(images: data.ImageSet) -> vae.Gaussian:
+        return vae.encode(model, images.images, images.labels)
+
+    def reconstruct(images: data.ImageSet) -> Tensor:
+        return sampling.sample(decoder, encode(images).mean, images.labels)
+
+    few, reconstructed = test.subset(slice(FEW)), reconstruct(train.subset(slice(COUNT)))
     first, second = pairs()
-    halfway = sum(vae.encode(model, part.images, part.labels).mean for part in (first, second)) / 2
+    halfway = (encode(first).mean + encode(second).mean) / 2
     with torch.no_grad():
-        on_device = test.to(DEVICE)
-        rng = torch.Generator(DEVICE).manual_seed(0)
-        parts = vae.terms(model, on_device.images, on_device.labels, replace(config, bf16=False), rng)
-    return describe_samples(model.decoder) | {
-        "look": look,
-        "pixels": judge(vae.draw_pixels(drawn(model.decoder)[0], config)),
-        "reconstructed": judge(again["train"]),
-        "reconstructed shapes": judge_shapes(again["train"]),
-        "reconstruction": (again["few"] - few.images).square().mean().item(),
-        "halfway": judge(sampling.sample(model.decoder, halfway, first.labels))["precision"],
-        "elbo": parts.objective().mean().item(),
-        "kl": codes.kl().mean(0).sort(descending=True).values.tolist(),
+        images, rng = test.to(DEVICE), torch.Generator(DEVICE).manual_seed(0)
+        exact = replace(config, bf16=False)
+        elbo = vae.terms(model, images.images, images.labels, exact, rng).objective().mean()
+    return score_samples(decoder) | {
+        "early": early,
+        "pixels": score(vae.sample_pixels(sampling.generate(decoder, COUNT, seed=1), config)),
+        "reconstructed": score(reconstructed),
+        "binary reconstructed": score(reconstructed, binary=True),
+        "reconstruction": (reconstruct(few) - few.images).square().mean().item(),
+        "halfway": score(sampling.sample(decoder, halfway, first.labels))["precision"],
+        "elbo": elbo.item(),
+        "kl": encode(test).kl().mean(0).sort(descending=True).values.tolist(),
     }
 
 
-def run(who: str, seed: int, steps: int, beta: float) -> dict:
-    """Train one of the two, and return what was measured."""
-    return run_gan(seed, steps) if who == "GAN" else run_vae(seed, steps, beta)
-
-
-def speeds(rounds: int = 3, seconds: float = 1.5) -> tuple[float, float]:
-    """Return steps per second of GAN and VAE, each the median of some rounds in turn."""
-    images = data.load_images("digits").to(DEVICE)
-    endless = replace(VAE, steps=10**9)
-    running = {
-        "d_loss": GAN.variant(steps=10**9).run(GAN.fresh(DEVICE), images),
-        "elbo": vae.train(vae.VAEState.fresh(GAN.network, endless, DEVICE), images, endless),
-    }
-    rates = {name: [] for name in running}
-    for _ in range(rounds):
-        for name, logs in running.items():
-            for _ in range(3):
-                next(logs)
-            start, steps = time.perf_counter(), 0
-            while time.perf_counter() - start < seconds:
-                float(getattr(next(logs), name))  # reading a number waits for the device
-                steps += 1
-            rates[name].append(steps / (time.perf_counter() - start))
-    return tuple(statistics.median(values) for values in rates.values())
-
-
-def real_digits() -> dict:
-    """Return what real digits score in the place of generated ones."""
-    train, test = (data.load_images("digits", split).subset(slice(SAMPLES)) for split in data.SPLITS)
+def score_real_digits() -> dict:
+    """Return the scores of training digits, and the shapes of held-out ones."""
+    train, test = (data.load_images("digits", split).subset(slice(COUNT)) for split in data.SPLITS)
     first, second = pairs()
     return {
-        "samples": judge(train.images),
-        "shapes": judge_shapes(train.images),
+        "samples": score(train.images),
+        "binary samples": score(train.images, binary=True),
         "greyness": vae.greyness(test.images).mean().item(),
         "spread": spread(test.images, test.labels),
-        "halfway": judge((first.images + second.images) / 2)["precision"],  # of pixels
+        "halfway": score((first.images + second.images) / 2)["precision"],  # of pixels
     }
 
 
 def main(
     seconds: Annotated[float, typer.Option(help="Training time of each run.")] = 20.0,
-    seeds: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
-    rates: Annotated[str, typer.Option(help="Steps per second of GAN and VAE, as A,B, if measured before.")] = "",
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Runs of each kind.", min=1)] = 5,
+    out: Out = records.FOLDER / "vae.json",
 ) -> None:
-    """Measure, print a table, and store the results with machine, versions and date."""
-    fast = tuple(map(float, rates.split(","))) if rates else speeds()
-    print(f"steps per second: GAN {fast[0]:.1f}, VAE {fast[1]:.1f}")
-    steps = {"GAN": round(seconds * fast[0]), "VAE": round(seconds * fast[1])}
-    record = runtime.origin(DEVICE) | {"data": "digits", "seconds": seconds, "steps": steps, "real": real_digits()}
-    record |= {"gan": asdict(GAN), "vae": asdict(VAE)}
-    kinds = [("GAN", 1.0, seeds), ("VAE", 1.0, seeds), *(("VAE", beta, BETA_SEEDS) for beta in BETAS)]
-    runs = iter(
-        each(run, [(who, seed, steps[who], beta) for who, beta, count in kinds for seed in range(count)], DEVICE)
-    )
-    gans, vaes, *others = [[next(runs) for _ in range(count)] for _, _, count in kinds]
-    record |= {"runs": {"GAN": gans, "VAE": vaes}, "betas": dict(zip(map(str, BETAS), others, strict=True))}
-    store(record, out)
-    show(record)
+    """Measure, store the record and print a table."""
+    gan_speed, vae_speed = speeds()
+    steps = {"GAN": round(seconds * gan_speed), "VAE": round(seconds * vae_speed)}
+    gan, config = replace(GAN, steps=steps["GAN"]), replace(VAE, steps=steps["VAE"])
+    runs = sweep(run_gan, {"GAN": {"recipe": gan}}, range(seeds), DEVICE)
+    runs |= sweep(run_vae, {"VAE": {"config": config}}, range(seeds), DEVICE)
+    others = {f"beta {beta:g}": {"config": replace(config, beta=beta)} for beta in BETAS}
+    runs |= sweep(run_vae, others, range(BETA_SEEDS), DEVICE)
+    record = {
+        "data": "digits",
+        "seconds": seconds,
+        "steps": steps,
+        "real": score_real_digits(),
+        "gan": asdict(gan),
+        "vae": asdict(config),
+        "runs": runs,
+    }
+    show(records.save(record, out, DEVICE))
 
 
 def show(record: dict) -> None:
-    """Print every measure as median and range over the seeds."""
-    print(f"{record['seconds']:.0f} s each: {record['steps']} steps; {record['machine']}")
-    print(f"{'':30}{'median':>9}{'least':>9}{'most':>9}{'real':>9}")
-    vaes = ("samples", "pixels", "reconstructed", "shapes", "reconstructed shapes")
-    for who, what in [("GAN", "samples"), ("GAN", "shapes"), *(("VAE", what) for what in vaes)]:
-        floors = record["real"]["shapes" if "shapes" in what else "samples"]
-        for name in ("fd", "precision", "recall", "density", "coverage"):
-            row(f"{who} {what} {name}", [run[what][name] for run in record["runs"][who]], floors[name])
-    for name in ("greyness", "obedience", "reconstruction", "halfway"):
-        for who in ("GAN", "VAE"):
-            row(f"{who} {name}", [run[name] for run in record["runs"][who]], record["real"].get(name))
-    for name in SHAPES:
-        for who in ("GAN", "VAE"):
-            row(
-                f"{who} spread {name}",
-                [run["spread"][name] for run in record["runs"][who]],
-                record["real"]["spread"][name],
-            )
-    for beta, runs in ({"1": record["runs"]["VAE"]} | record["betas"]).items():
-        row(f"beta {beta} kl", [sum(run["kl"]) for run in runs])
-        row(f"beta {beta} coordinates in use", [sum(nats > 0.05 for nats in run["kl"]) for run in runs])
-        row(f"beta {beta} fd", [run["samples"]["fd"] for run in runs])
-        row(f"beta {beta} reconstruction", [run["reconstruction"] for run in runs])
+    """Print the median and range of every measure, a column for each kind of run."""
+    print(records.source(record))
+    print(f"{record['seconds']:.0f} s each: {record['steps']} steps; median (range)")
+    kinds = record["runs"] | {"real digits": [record["real"]]}
+    columns = {name: [flatten(run) for run in runs] for name, runs in kinds.items()}
+    print(f"{'':30}" + "".join(f"{name:>26}" for name in columns))
+    for measure in columns["VAE"][0]:
+        row = f"{measure:30}"
+        for runs in columns.values():
+            row += f"{summary([run[measure] for run in runs if measure in run]):>26}"
+        print(row)
 
 
-def row(name: str, values: list[float], real: float | None = None) -> None:
-    """Print one row of the table."""
-    end = "" if real is None else f"{real:9.3f}"
-    print(f"{name:30}{statistics.median(values):9.3f}{min(values):9.3f}{max(values):9.3f}{end}")
+def flatten(run: dict) -> dict[str, float]:
+    """Return the numbers of a run by name, such as ``samples fd``."""
+    numbers = {}
+    for name, value in run.items():
+        if isinstance(value, dict):
+            numbers |= {f"{name} {key}": number for key, number in value.items() if key != "kd"}
+        elif name == "kl":
+            numbers |= {"kl": sum(value), "coordinates in use": sum(n > 0.05 for n in value)}
+        else:
+            numbers[name] = value
+    return numbers
+
+
+def summary(values: list[float]) -> str:
+    """Return the median of values and, of several, their range as text."""
+    if len(values) < 2:
+        return "".join(f"{value:.3g}" for value in values)
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Settings for ``pytest --nbval book``: each notebook runs in this environment and must print what it stores."""
+"""Settings for ``pytest --nbval book``: a notebook must print what it stores."""
 
 from pathlib import Path
 
 import pytest
 
 CELL_TIMEOUT = 300  # seconds
-OUTPUT_TIMEOUT = 60  # seconds of silence between a cell's end and its last output; nbval's 5 are few on a busy machine
+OUTPUT_TIMEOUT = 60  # seconds of silence before a cell's last output; nbval has 5
 
-# Not compared: progress bars (the error stream) and players (HTML with pictures inside), as nbval never compares PNG:
-# pixels of trained samples differ between processors. The plain text beside each picture is compared.
+# Not compared: progress bars (the error stream) and players (HTML with pictures), as
+# nbval never compares PNG: pixels of trained samples differ between processors. The
+# plain text of each picture is compared.
 SKIPPED = {"stderr", "text/html"}
 
 

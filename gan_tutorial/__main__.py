@@ -1,189 +1,260 @@
-"""Train, sample, evaluate, export and serve from the command line: python -m gan_tutorial --help."""
+"""The command line: train, sample, evaluate, export, serve. See python -m gan_tutorial --help."""
 
 import contextlib
-import functools
+import inspect
 import json
+import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from tqdm import tqdm
 
 from gan_tutorial import (
+    augment,
     checkpoints,
+    checks,
     data,
-    export,
     losses,
     metrics,
     networks,
-    parallel,
     plotting,
     recipes,
-    runs,
     runtime,
     sampling,
     training,
 )
-from gan_tutorial.augment import POLICY
-from gan_tutorial.data import BUNDLED
-from gan_tutorial.recipes import PRESETS
+from gan_tutorial.classifier import FEATURES
+from gan_tutorial.ship import distributed, export
 
-DEFAULT = training.TrainConfig()
+BUNDLED = ", ".join(data.BUNDLED)
+DATASETS = ", ".join([*data.BUNDLED, *data.TORCHVISION])
+PRESETS = [name for name, recipe in recipes.PRESETS.items() if len(recipe.shape) == 3]  # images
 
-MEASURES = {
-    "fd": "Fréchet distance, FD", "kd": "kernel distance, KD", "precision": "precision", "recall": "recall",
-    "density": "density", "coverage": "coverage",
-}  # fmt: skip
+SETTINGS = {  # options of train that change the preset, with their help texts
+    "objective": f"Losses of D and G: {', '.join(losses.OBJECTIVES)}.",
+    "network": f"Kind of the networks: {', '.join(networks.NETWORKS)}.",
+    "width": "Channels of the convolutional networks.",
+    "latent_dim": "Size of the latent vector z.",
+    "spectral": "Spectral normalisation of D.",
+    "steps": "Updates of each network, in total.",
+    "batch_size": "Real images in a step, and as many generated ones.",
+    "lr_G": "Adam's learning rate for G.",
+    "lr_D": "Adam's learning rate for D.",
+    "beta1": "Adam's decay rate of the mean gradient.",
+    "beta2": "Adam's decay rate of the mean squared gradient.",
+    "ema": "Decay of the moving average of G's weights; 0 for no average.",
+    "r1": "γ of the gradient penalty at real images; 0 for none.",
+    "r2": "γ of the gradient penalty at generated images; 0 for none.",
+    "gp": "λ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
+    "augment": "DiffAugment, for data sets of a few hundred images.",
+    "bf16": "Multiply matrices in bfloat16 if the device supports it: faster.",
+    "seed": "The same seed gives the same weights on the same kind of device.",
+}
+
+MEASURES = {"fd": "Fréchet distance, FD", "kd": "kernel distance, KD"}
 
 app = typer.Typer(
-    help="Train a GAN, sample from it, measure how good its samples are, and put it to work.",
-    epilog="First steps: train --data digits --out runs/a; then sample runs/a; evaluate runs/a; export runs/a.",
+    help="Train a GAN, sample from it, measure how good its samples are, and deploy it.",
+    epilog="First steps: train --data digits --out runs/a; then sample runs/a; evaluate runs/a; "
+    "export runs/a.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-DataName = Annotated[str, typer.Option("--data", help=f"{', '.join([*data.BUNDLED, *data.TORCHVISION])}, or a folder.")]
-Device = Annotated[str, typer.Option(help="auto takes a GPU where there is one; else cpu, cuda, cuda:1…")]
-Run = Annotated[Path, typer.Argument(help=f"A folder that train wrote to, a checkpoint, or {', '.join(BUNDLED)}.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same kind of device.")]
-Truncation = Annotated[float | None, typer.Option(help="Draw z within ± this: nicer samples, less varied. Try 1.")]
+RunName = Annotated[Path, typer.Argument(help=f"Folder of a run, a checkpoint, or {BUNDLED}.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1…; auto is a GPU if there is one.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same samples.")]
+Truncation = Annotated[
+    float | None, typer.Option(help="Keep z within ± this: better samples, less varied. Try 1.")
+]
+
+
+def setting_options(command: Callable) -> Callable:
+    """Replace the ``**changes`` of a command by an option for each entry of ``SETTINGS``.
+
+    The types come from ``Recipe``. Options that are not given are None.
+    """
+    parameters = list(inspect.signature(command).parameters.values())[:-1]
+    special = {"beta1": float, "beta2": float, "augment": bool}
+    for name, text in SETTINGS.items():
+        kind = special.get(name) or type(getattr(recipes.Recipe, name))
+        flag = name.lower().replace("_", "-")
+        flags = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
+        option = Annotated[kind | None, typer.Option(flags, help=text)]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        )
+    command.__signature__ = inspect.Signature(parameters)
+    return command
 
 
 @app.command()
+@setting_options
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the sample grids and the loss curves.")],
-    dataset: DataName = "digits",
-    preset: Annotated[
-        str, typer.Option(help=f"{', '.join(PRESETS)}: all that follows and is not given is as there.")
-    ] = "quick",
-    steps: Annotated[int | None, typer.Option(help="Updates of each network, in all.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the checkpoint, the samples and the loss curves.")
+    ],
+    dataset: Annotated[str, typer.Option("--data", help=f"{DATASETS}, or a folder.")] = "digits",
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to this many pixels a side.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")] = None,
+    download: Annotated[bool, typer.Option(help="Let torchvision download the data.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
+        bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")
     ] = False,
     warm_start: Annotated[
-        str | None, typer.Option(help=f"Begin with these weights: {', '.join(BUNDLED)}, a run's folder, a checkpoint.")
+        str | None,
+        typer.Option(help=f"Start from these networks: {BUNDLED}, a run, or a checkpoint."),
     ] = None,
-    objective: Annotated[str | None, typer.Option(help=f"One of {', '.join(losses.OBJECTIVES)}.")] = None,
-    network: Annotated[str | None, typer.Option(help=f"One of {', '.join(networks.NETWORKS)}.")] = None,
-    width: Annotated[int | None, typer.Option(help="Channels of the convolutional pair.")] = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector z.")] = None,
-    spectral: Annotated[bool | None, typer.Option(help="Spectral normalisation of D.")] = None,
-    conditional: Annotated[bool | None, typer.Option(help="Tell both networks the class of each image.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Real, and as many generated, images in a step.")] = None,
-    lr_g: Annotated[float | None, typer.Option(help="Adam's learning rate for G.")] = None,
-    lr_d: Annotated[float | None, typer.Option(help="Adam's learning rate for D.")] = None,
-    beta1: Annotated[float | None, typer.Option(help="Adam's decay of the mean gradient.")] = None,
-    beta2: Annotated[float | None, typer.Option(help="Adam's decay of the mean squared gradient.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of the average of G's weights; 0 for none.")] = None,
-    r1: Annotated[float | None, typer.Option(help="γ of the gradient penalty at real images; 0 for none.")] = None,
-    r2: Annotated[float | None, typer.Option(help="γ of the gradient penalty at generated images.")] = None,
-    gp: Annotated[float | None, typer.Option(help="λ of WGAN-GP's penalty; 10 in the paper.")] = None,
-    augment: Annotated[bool | None, typer.Option(help="DiffAugment: for a few hundred images.")] = None,
-    bf16: Annotated[bool | None, typer.Option(help="Multiply in bfloat16 where the device can: faster.")] = None,
-    seed: Seed = DEFAULT.seed,
-    device: Device = "auto",
-    size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Where torchvision keeps its files.")] = None,
-    download: Annotated[bool, typer.Option(help="Let torchvision fetch missing files.")] = False,
     sample_every: Annotated[int, typer.Option(help="Steps between two grids of samples.")] = 250,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
+    device: Device = "auto",
+    preset: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}: sets all options below that you omit.")
+    ] = "quick",
+    conditional: Annotated[
+        bool | None, typer.Option(help="Give both networks the class of each image.")
+    ] = None,
+    **changes: object,
 ) -> None:
     """Train a GAN.
 
-    The folder --out receives checkpoint.safetensors, samples-STEP.png, losses.png and log.csv. Ctrl-C or SIGTERM
-    finishes the step and saves; after that, or after a kill or a crash, the same command with --resume goes on
-    from the last checkpoint and ends with the same weights as a run that was never stopped. Begun as torchrun
-    --nproc-per-node 2 -m gan_tutorial train …, two processes share the work; any number of them may go on.
+    Writes checkpoint.safetensors, samples-STEP.png, losses.png and log.csv to the folder --out.
+    Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill or a crash, the same
+    command with --resume continues from the last checkpoint, and ends with the same weights as an
+    uninterrupted run. With torchrun --nproc-per-node 2 -m gan_tutorial train …, two processes
+    train together; a run may be resumed with another number of processes.
     """
-    for name, value in (("--sample-every", sample_every), ("--save-every", save_every)):
-        runtime.require_integer(name, value, least=1)
-    recipe = _changed(
-        recipes.preset(preset), beta1, beta2, augment,
-        steps=steps, kind=network, width=width, latent_dim=latent_dim, spectral=spectral, objective=objective,
-        batch_size=batch_size, lr_G=lr_g, lr_D=lr_d, ema=ema, r1=r1, r2=r2, gp=gp, bf16=bf16, seed=seed,
-        check_every=save_every,
-    )  # fmt: skip
-    ranks = parallel.Ranks.from_environment()
+    checks.require_integer("--sample-every", sample_every, least=1)
+    checks.require_integer("--save-every", save_every, least=1)
+    recipe = make_recipe(preset, changes)
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
-    told = recipe.network.classes > 0 and len(images.classes) > 1 if conditional is None else conditional
-    recipe = recipe.variant(shape=images.shape, classes=len(images.classes) if told else 0)
-    pair, steps = recipe.network, recipe.train.steps
-    settings = {"data": dataset, "warm_start": warm_start} | asdict(recipe)
-    state = recipe.fresh(ranks.device(device))
-    rows = runs.resume(state, out, settings) if resume else runs.start(out)
-    if warm_start is not None and not state.step:
-        checkpoints.warm_start(state, runs.checkpoint(Path(warm_start)))
-    save = functools.partial(_save, state, rows, out, settings, ranks)
-    z = sampling.latents(64, pair.latent_dim, seed).to(state.device)
-    labels = torch.arange(64).remainder(pair.classes) if pair.classes else None
-    share = parallel.joined(state, recipe.train, ranks, settings)
-    with _stop_signals() as received, share, contextlib.ExitStack() as end:
-        if not state.step:
-            save()
-        progress = end.enter_context(tqdm(total=steps, initial=state.step, unit="step", disable=not ranks.first))
+    if conditional is None:
+        conditional = recipe.classes > 0 and len(images.classes) > 1
+    classes = len(images.classes) if conditional else 0
+    recipe = replace(recipe, shape=images.shape, classes=classes)
+
+    ranks = distributed.Ranks.from_environment()
+    run = checkpoints.Run.open(
+        out, recipe, dataset, resume, warm_start, device=ranks.device(device)
+    )
+    state = run.state
+    with (
+        stop_signals() as received,
+        distributed.process_group(ranks, state, recipe, run.settings),
+    ):
+        if ranks.is_main and not state.step:
+            run.save()  # a folder that cannot be written is noticed now
+        logs = distributed.train(state, images, recipe, ranks)
+        every = math.gcd(sample_every, save_every)  # no NaN reaches a file
+        logs = training.stop_on_nan(logs, state, every, last=recipe.steps)
         try:
-            for log in recipe.run(state, images):
-                progress.update()
-                if log.step % 10 == 0 or log.step == steps:
-                    rows.append({"step": log.step, "d_loss": log.d_loss, "g_loss": log.g_loss})
-                    progress.set_postfix(d_loss=f"{log.d_loss:.3f}", g_loss=f"{log.g_loss:.3f}", refresh=False)
-                stopped = ranks.any(received() > 0)
-                if ranks.first and (log.step % sample_every == 0 or log.step == steps):
-                    plotting.save_grid(sampling.sample(state.G_ema, z, labels), out / f"samples-{log.step:06d}.png")
-                if log.step % save_every == 0 or log.step == steps or stopped:
-                    save()
-                if stopped:
+            for log in progress(logs, state.step, recipe.steps, hide=not ranks.is_main):
+                stop = ranks.any(received() > 0)
+                if ranks.is_main:
+                    run.record(log, sample_every, save_every, stop)
+                if stop:
                     break
         except training.DivergedError:
-            rows[:] = [row for row in rows if row["step"] <= state.step]
-            save()
+            if ranks.is_main:
+                run.save()  # the state before it diverged
             raise
-    if ranks.first:
-        runs.draw_log(rows, out)
-    if state.step < steps:
-        print(f"stopped at step {state.step}; the same command with --resume goes on", file=sys.stderr)
+    if ranks.is_main:
+        run.plot_losses()
+    if state.step < recipe.steps:
+        message = f"stopped at step {state.step}; the same command with --resume continues"
+        print(message, file=sys.stderr)
         raise typer.Exit(128 + (received() or signal.SIGTERM))
-    if ranks.first:
+    if ranks.is_main:
         print(f"{state.step} steps; checkpoint, samples and losses are in {out}")
+
+
+def make_recipe(preset: str, changes: dict) -> recipes.Recipe:
+    """Return the preset with the settings that are not None.
+
+    Raises:
+        ValueError: there is no such preset for images, or a setting is out of range.
+    """
+    checks.require_choice("--preset", preset, PRESETS)
+    recipe = recipes.preset(preset)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    beta1, beta2 = recipe.betas
+    changes["betas"] = (changes.pop("beta1", beta1), changes.pop("beta2", beta2))
+    if "augment" in changes:
+        changes["augment"] = augment.POLICY if changes["augment"] else ()
+    checks.require_integer("--seed", changes.get("seed", 0), least=0, most=2**63 - 1)
+    return replace(recipe, **changes)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Catch SIGINT and SIGTERM: the yielded function returns the number of the last one, or 0."""
+    received = [0]
+    before = {
+        kind: signal.signal(kind, lambda number, _: received.append(number))
+        for kind in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: received[-1]
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def progress(
+    logs: Iterable[training.Log], step: int, steps: int, hide: bool
+) -> Iterator[training.Log]:
+    """Pass on the logs, and show a progress bar from ``step`` to ``steps`` with the losses."""
+    with tqdm(total=steps, initial=step, unit="step", disable=hide) as bar:
+        for log in logs:
+            bar.update()
+            if log.step % 10 == 0 and not hide:  # reading a loss waits for the device
+                losses = {name: f"{log[name]:.3f}" for name in ("d_loss", "g_loss")}
+                bar.set_postfix(losses, refresh=False)
+            yield log
 
 
 @app.command()
 def sample(
-    run: Run,
+    run: RunName,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(help="How many samples.")] = 64,
-    columns: Annotated[int | None, typer.Option(help="Samples in a row; by default a square.")] = None,
+    columns: Annotated[
+        int | None, typer.Option(help="Samples in a row; by default a square.")
+    ] = None,
     label: Annotated[
-        int | None, typer.Option(help="The class to draw, of a network that was told the classes.")
+        int | None, typer.Option(help="The class of all samples, if the network is conditional.")
     ] = None,
     truncation: Truncation = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Draw samples from a trained generator into one picture."""
+    """Write samples of a trained generator as one picture."""
     if columns is not None:
-        runtime.require_integer("--columns", columns, least=1)
-    G, _ = _load(run, device)
-    plotting.save_grid(_draw(G, count, seed, truncation, label), out, columns)
+        checks.require_integer("--columns", columns, least=1)
+    G, _ = checkpoints.load_generator(run, runtime.choose_device(device))
+    plotting.save_grid(sampling.generate(G, count, seed, label, truncation), out, columns)
     print(f"{count} samples are in {out}")
 
 
 @app.command()
 def evaluate(
-    run: Run,
+    run: RunName,
     count: Annotated[
-        int, typer.Option(help="How many samples to judge; compare only figures of the same number.")
+        int, typer.Option(help="How many samples to judge; compare only equal numbers.")
     ] = 2000,
     dataset: Annotated[
-        str | None, typer.Option("--data", help="Judge against this set; by default the run's own.")
+        str | None, typer.Option("--data", help="Set to compare with; by default the run's own.")
     ] = None,
     truncation: Truncation = None,
     seed: Seed = 0,
@@ -192,114 +263,90 @@ def evaluate(
 ) -> None:
     """Compare samples with held-out real images.
 
-    Prints each measure on the features of a bundled classifier, beside what real training images reach in place of
-    the generated ones, and the share of each class. FD and KD are not FID and KID, which rest on other features.
+    Prints each measure on the features of a bundled classifier, next to its floor: what as many
+    real training images score, on average over random draws. Then the share of each class. FD and
+    KD are not FID and KID, which use other features.
     """
-    G, settings = _load(run, device)
-    report = metrics.image_report(_draw(G, count, seed, truncation), dataset or settings.get("data"))
+    checks.require_integer("--count", count, least=FEATURES + 1)  # or a covariance is singular
+    device = runtime.choose_device(device)
+    G, settings = checkpoints.load_generator(run, device)
+    samples = sampling.generate(G, count, seed, truncation=truncation)
+    judge = metrics.Evaluator(dataset or settings.get("data"), device)
+    report = judge.report(samples)
+    floor, shares = report.fd_floor, report.shares.tolist()
     if as_json:
-        about = {"step": settings["step"], "count": count, "ratio": report.ratio}
-        scores = {"scores": report.scores, "floors": report.floors, "class_divergence": report.class_divergence}
-        print(json.dumps(about | scores | {"shares": report.shares.tolist()}))
+        figures = {"step": settings["step"], "count": count, "ratio": report.ratio}
+        figures |= {"scores": report.scores, "floors": report.floors, "fd_floor_std": floor.std}
+        figures |= {"class_divergence": report.class_divergence, "shares": shares}
+        print(json.dumps(figures))
         return
-    print(f"step {settings['step']}, {count} samples{'generated':>21}{'training images':>18}")
+    print(f"step {settings['step']}, {count} samples{'generated':>21}{'floor':>12}")
     for name, value in report.scores.items():
-        print(f"{MEASURES[name]:32}{value:12.4f}{report.floors[name]:18.4f}")
-    print(f"{'FD in units of the floor':32}{report.ratio:12.4f}")
+        spread = f" ± {floor.std:.4f} ({len(floor.values)} draws)" if name == "fd" else ""
+        print(f"{MEASURES.get(name, name):32}{value:12.4f}{report.floors[name]:12.4f}{spread}")
+    print(f"{'FD in floors':32}{report.ratio:12.4f}")
     print(f"{'class histogram, KL in nats':32}{report.class_divergence:12.4f}")
-    print("share of each class" + "".join(f"{share:7.3f}" for share in report.shares.tolist()))
+    print("share of each class" + "".join(f"{share:7.3f}" for share in shares))
 
 
 @app.command("export")
 def export_model(
-    run: Run,
-    out: Annotated[Path | None, typer.Option(help="The file to write; by default model.FORMAT here.")] = None,
-    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(export.FORMATS)}.")] = "onnx",
+    run: RunName,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default model.FORMAT here.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(export.FORMATS)}.")
+    ] = "onnx",
 ) -> None:
-    """Write a trained generator as a file that needs no PyTorch, and check that it draws the same.
+    """Write a trained generator as one file that can be used without PyTorch.
 
-    The file holds the averaged generator alone: no discriminator, no optimiser. It appears only when it is whole and
-    its samples differ from PyTorch's by 0.0001 at most.
+    The file holds the averaged generator only: no discriminator, no optimiser. It is written only
+    if its samples differ from PyTorch's by at most 0.0001.
     """
-    if form not in export.FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(export.FORMATS)}, but is {form!r}")
-    out = Path(f"model.{form}") if out is None else out
-    G, settings = _load(run, "cpu")
+    checks.require_choice("--format", form, export.FORMATS)
+    out = out or Path(f"model.{form}")
+    G, settings = checkpoints.load_generator(run)
     write = export.to_onnx if form == "onnx" else export.to_safetensors
     parity = write(G, out, settings)
     print(f"{parity.samples} samples: largest difference from PyTorch {parity.from_pytorch:.1e}")
     print(f"{out} holds G, {out.stat().st_size / 1e6:.1f} MB; weights {export.weights_digest(G)}")
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def serve(context: typer.Context) -> None:
-    """Answer HTTP requests with pictures from an exported model: serve model.onnx; serve --help tells the rest.
+    """Serve an exported model over HTTP: serve model.onnx; see serve --help.
 
-    This process becomes ``python -m gan_tutorial.serve``, which does not load PyTorch.
+    This process becomes python -m gan_tutorial.ship.serving, which does not load PyTorch.
     """
-    os.execv(sys.executable, [sys.executable, "-m", "gan_tutorial.serve", *context.args])
-
-
-def _save(state: training.TrainState, rows: list[dict], out: Path, settings: dict, ranks: parallel.Ranks) -> None:
-    """Write log and checkpoint, on one rank."""
-    if ranks.first:
-        runs.write_log(rows, out)
-        checkpoints.save(state, out / runs.CHECKPOINT, settings)
-
-
-def _changed(
-    recipe: recipes.Recipe, beta1: float | None, beta2: float | None, augment: bool | None, **changes: object
-) -> recipes.Recipe:
-    """Return the recipe with the options that were given."""
-    first, second = recipe.train.betas
-    changes["betas"] = (first if beta1 is None else beta1, second if beta2 is None else beta2)
-    changes["augment"] = None if augment is None else POLICY if augment else ()
-    return recipe.variant(**{name: value for name, value in changes.items() if value is not None})
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Turn SIGINT and SIGTERM into an answer: the yielded function returns the signal's number, or 0."""
-    received = []
-    before = {kind: signal.signal(kind, lambda n, _: received.append(n)) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[-1] if received else 0
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
-def _load(run: Path, device: str) -> tuple[networks.Generator, dict]:
-    return checkpoints.load_generator(runs.checkpoint(run), runtime.choose_device(device))
-
-
-def _draw(
-    G: networks.Generator, count: int, seed: int, truncation: float | None, label: int | None = None
-) -> torch.Tensor:
-    """Return samples, of one class, or of a conditional network's classes in turn."""
-    z = sampling.latents(count, G.latent_dim, seed, truncation)
-    if label is not None and not 0 <= label < G.classes:
-        raise ValueError(f"--label must be one of the network's {G.classes} classes, but is {label}")
-    labels = None
-    if G.classes:
-        labels = torch.arange(count).remainder(G.classes) if label is None else torch.full((count,), label)
-    return sampling.sample(G, z, labels)
+    command = [sys.executable, "-m", "gan_tutorial.ship.serving", *context.args]
+    os.execv(sys.executable, command)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; what goes wrong is told in one line, with a status that is not 0."""
+    """Run the command line; an error is one line on stderr and an exit status that is not 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(arguments or ["--help"], prog_name="python -m gan_tutorial", standalone_mode=False)
+        status = app(
+            arguments or ["--help"], prog_name="python -m gan_tutorial", standalone_mode=False
+        )
     except typer.TyperException as error:
-        message = error.format_message() if hasattr(error, "format_message") else repr(error)
-        status = _fail(message, getattr(error, "exit_code", 2))
+        status = fail(error.format_message(), error.exit_code)
     except (ValueError, OSError, ArithmeticError) as error:
-        status = _fail(str(error), 1)
+        status = fail(str(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if not re.search("memory|allocate", str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        status = fail(f"too large for this machine, use smaller numbers: {reason}", 1)
     sys.exit(status)
 
 
-def _fail(message: str, status: int) -> int:
+def fail(message: str, status: int) -> int:
+    """Print an error as one line, and return the exit status."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return status
 

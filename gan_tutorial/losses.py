@@ -1,10 +1,12 @@
 """The objectives of the two players, as pure functions on logits.
 
-A logit o is the discriminator's raw output; its verdict "real" has the probability σ(o) = 1 / (1 + e^(-o)). Then
--log σ(o) = softplus(-o) and -log(1 - σ(o)) = softplus(o), which neither overflow nor take the logarithm of 0.
+A logit o is the discriminator's raw output; its verdict "real" has the probability σ(o) = 1 / (1 +
+e^(-o)). Then -log σ(o) = softplus(-o) and -log(1 - σ(o)) = softplus(o), which neither overflow nor
+take the logarithm of 0.
 
-Every loss has the signature ``(real_logits, fake_logits) -> scalar`` and is to be minimised. It sees both batches,
-because a relativistic loss compares them; logits may have any shape, and where a loss pairs them, the same shape.
+Every loss has the signature ``(real_logits, fake_logits) -> scalar`` and is to be minimised. It
+sees both batches, because a relativistic loss compares them; logits may have any shape, and where a
+loss pairs them, the same shape.
 """
 
 from collections.abc import Callable
@@ -33,17 +35,17 @@ class Objective:
 
 
 def cross_entropy_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))): the discriminator's side of the game (Goodfellow et al. 2014, equation 1)."""
+    """-E log D(x) - E log(1 - D(G(z))), D's loss (Goodfellow et al. 2014, equation 1)."""
     return softplus(-real_logits).mean() + softplus(fake_logits).mean()
 
 
 def minimax_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E log(1 - D(G(z))): the generator's side of the same game, which saturates where D is sure of the fakes."""
+    """E log(1 - D(G(z))), G's loss in the same game; it saturates where D is sure of the fakes."""
     return -softplus(fake_logits).mean()
 
 
 def non_saturating_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(G(z)): the generator's loss in practice (Goodfellow et al. 2014, end of section 3)."""
+    """-E log D(G(z)), G's loss in practice (Goodfellow et al. 2014, end of section 3)."""
     return softplus(-fake_logits).mean()
 
 
@@ -58,44 +60,41 @@ def least_squares_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) (Lim and Ye 2017; Miyato et al. 2018, equation 16)."""
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))).
+
+    Lim and Ye 2017; Miyato et al. 2018, equation 16.
+    """
     return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
 
 
 def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E D(G(z)) - E D(x), for a critic D kept 1-Lipschitz by other means (Arjovsky et al. 2017, equation 2)."""
+    """E D(G(z)) - E D(x), for a critic D that other means keep 1-Lipschitz.
+
+    Arjovsky et al. 2017, equation 2.
+    """
     return fake_logits.mean() - real_logits.mean()
 
 
 def wasserstein_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E D(G(z)): the generator's loss against a critic, and against a discriminator trained by the hinge loss."""
+    """-E D(G(z)), G's loss against a critic, or a discriminator trained with the hinge loss."""
     return -fake_logits.mean()
 
 
 def relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E softplus(-(D(x) - D(G(z)))) over pairs (Jolicoeur-Martineau 2019; Huang et al. 2024, equation 2).
+    """E softplus(-(D(x) - D(G(z)))) over pairs.
 
-    Raises:
-        ValueError: the two batches differ in shape.
+    Jolicoeur-Martineau 2019; Huang et al. 2024, equation 2.
     """
     return softplus(-_gap(real_logits, fake_logits)).mean()
 
 
 def relativistic_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E softplus(D(x) - D(G(z))) over pairs: the generator's side of the relativistic game.
-
-    Raises:
-        ValueError: the two batches differ in shape.
-    """
+    """E softplus(D(x) - D(G(z))) over pairs: the generator's side of the relativistic game."""
     return softplus(_gap(real_logits, fake_logits)).mean()
 
 
 def _gap(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    if real_logits.shape != fake_logits.shape:
-        raise ValueError(
-            "a relativistic loss pairs real with generated samples, so both need one shape, "
-            f"but the logits are {tuple(real_logits.shape)} and {tuple(fake_logits.shape)}"
-        )
+    assert real_logits.shape == fake_logits.shape, "a relativistic loss pairs the two batches"
     return real_logits - fake_logits
 
 
@@ -109,40 +108,23 @@ OBJECTIVES = {
 }
 
 
-def objective(name: str) -> Objective:
-    """Return the objective called ``name``.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {name!r}")
-    return OBJECTIVES[name]
-
-
-def require_logits(logits: Tensor, count: int) -> None:
-    """Raise ValueError unless ``logits`` are ``count`` finite numbers, one for each sample: (count,)."""
-    if not isinstance(logits, Tensor) or logits.shape != (count,):
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"a discriminator must return one logit for each sample, shape ({count},), but gave {given}")
-    if not torch.isfinite(logits).all():
-        raise ValueError("logits must be finite, but hold NaN or infinity; look for the step that produced them")
-
-
 def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
     """Return D*(x) = p(x) / (p(x) + q(x)), the best answer to a generator of density q.
 
     Goodfellow et al. 2014, equation 2.
 
     Args:
-        p, q: densities of real and of generated samples at the same points; where both are 0, D* is ½.
+        p, q: densities of real and of generated samples at the same points; where both are 0, D* is
+            ½.
     """
     both = p + q
     return torch.where(both > 0, p / both, 0.5)
 
 
 def jensen_shannon(p: Tensor, q: Tensor, spacing: float) -> Tensor:
-    """Return the Jensen-Shannon divergence of two densities in nats, by the trapezoidal rule; it lies in [0, log 2].
+    """Return the Jensen-Shannon divergence of two densities, in [0, log 2] nats.
+
+    By the trapezoidal rule.
 
     Args:
         p, q: densities (N,) at evenly spaced points that hold nearly all of their mass.

@@ -1,6 +1,8 @@
-"""How good are generated samples? Distances between sets of features, and counts of what was made."""
+"""How good are generated samples? Distances between sets of features, and counts of modes."""
 
-import functools
+import itertools
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from gan_tutorial import data, features, mixtures, runtime
+from gan_tutorial import data, mixtures
+from gan_tutorial.classifier import load_classifier
 
 
 class _Features(nn.Module):
@@ -29,40 +32,31 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     ‖μ - m‖² + tr(S + C - 2 (S C)^½) (Heusel et al. 2017, equation 6), in float64, by torchmetrics.
 
     Raises:
-        ValueError: the widths differ, a value is not finite, or a set has no more samples than features.
+        ValueError: the widths differ, a value is not finite, or a set has no more samples than
+            features.
     """
-    _require_features(real, fake)
+    _require_features(real, fake, least=real.shape[-1] + 1)  # else a covariance is singular
     metric = FrechetInceptionDistance(_Features(real.shape[1])).to(real.device)
     metric.update(real.double(), real=True)
     metric.update(fake.double().to(real.device), real=False)
     return metric.compute().item()
 
 
-def _require_features(real: Tensor, fake: Tensor, least: int | None = None) -> None:
-    """Raise ValueError unless both are finite (N, F), of one F, with N at least ``least``, by default F + 1."""
+def _require_features(real: Tensor, fake: Tensor, least: int) -> None:
+    """Raise ValueError unless both are finite (N, F) with N at least ``least``."""
+    expected = f"finite (N, {real.shape[-1]}) with N at least {least}"
     for name, given in (("real", real), ("fake", fake)):
-        if not isinstance(given, Tensor) or not given.is_floating_point():
-            kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"{name} features must be a floating-point tensor (N, F), but are {kind}")
-    width = real.shape[1] if real.ndim == 2 else "F"
-    for name, given in (("real", real), ("fake", fake)):
-        if given.ndim != 2 or given.shape[1] != width:
-            raise ValueError(f"{name} features must be (N, {width}), but are {tuple(given.shape)}")
-        if len(given) < (least or width + 1):
-            raise ValueError(
-                f"this measure needs at least {least or width + 1} samples of {width} features, "
-                f"but {name} has {len(given)}; sample more"
-            )
-        if not torch.isfinite(given).all():
-            raise ValueError(f"{name} features must be finite, but hold NaN or infinity")
+        fits = given.ndim == 2 and given.shape[1] == real.shape[-1] and len(given) >= least
+        if not fits or not given.isfinite().all():
+            raise ValueError(f"{name} features must be {expected}, not {data.kind(given)}")
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Return the kernel distance between two sets of features, each (N, F): KID's estimate on all of them at once.
+    """Return the kernel distance between two sets of features, each (N, F): KID's estimator.
 
-    The unbiased estimate of the squared maximum mean discrepancy under k(x, y) = (x·y / F + 1)³ (Bińkowski et al. 2018,
-    section 4), by torch-fidelity. It is 0 on average for two sets from one distribution, so it can be negative. Of the
-    larger set, as many as the smaller has are taken.
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / F + 1)³
+    (Bińkowski et al. 2018, section 4), by torch-fidelity. It is 0 on average for two sets from the
+    same distribution, so it can be negative. The larger set is cut to the size of the smaller one.
 
     Raises:
         ValueError: the widths differ, a value is not finite, or a set has fewer than 2 samples.
@@ -70,7 +64,12 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     _require_features(real, fake, least=2)
     count = min(len(real), len(fake))
     figures = kid_features_to_metric(
-        fake.double(), real.double(), kid_subsets=1, kid_subset_size=count, rng_seed=0, verbose=False
+        fake.double(),
+        real.double(),
+        kid_subsets=1,
+        kid_subset_size=count,
+        rng_seed=0,
+        verbose=False,
     )
     return figures["kernel_inception_distance_mean"]
 
@@ -78,14 +77,14 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Return precision and recall of generated features against real ones, each (N, F).
 
-    Precision is the share of generated samples inside a ball about a real one that reaches to its k-th real neighbour;
-    recall the same with the parts exchanged (Kynkäänniemi et al. 2019, equations 1 and 2), by torch-fidelity.
+    Precision is the fraction of generated samples inside a ball around a real one that reaches to
+    its k-th real neighbour; recall is the same with real and generated samples exchanged
+    (Kynkäänniemi et al. 2019, equations 1 and 2), by torch-fidelity.
 
     Raises:
-        ValueError: the widths differ, a value is not finite, a set has no more than ``neighbours`` samples, or
-            ``neighbours`` is not an integer of at least 1.
+        ValueError: the widths differ, a value is not finite, or a set has too few samples.
     """
-    runtime.require_integer("neighbours", neighbours, least=1)
+    assert neighbours > 0, "a radius reaches to the first neighbour at least"
     _require_features(real, fake, least=neighbours + 1)
     figures = prc_features_to_metric(
         fake.double(),
@@ -101,134 +100,201 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
 def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[float, float]:
     """Return density and coverage of generated features against real ones, each (N, F).
 
-    Density counts in how many real balls a generated sample lies, over k; coverage is the share of real balls that hold
-    a generated sample (Naeem et al. 2020; the same as their package prdc). Balls stand about real samples only, so one
-    odd generated sample spoils neither. Density may exceed 1.
+    Density is the number of real balls that contain a generated sample, over k, on average;
+    coverage is the fraction of real balls that contain a generated sample (Naeem et al. 2020; equal
+    to their package prdc). The balls are around real samples only, so generated outliers change
+    neither much. Density may exceed 1.
 
     Raises:
-        ValueError: the widths differ, a value is not finite, a set has no more than ``neighbours`` samples, or
-            ``neighbours`` is not an integer of at least 1.
+        ValueError: the widths differ, a value is not finite, or a set has too few samples.
     """
-    runtime.require_integer("neighbours", neighbours, least=1)
     _require_features(real, fake, least=neighbours + 1)
     real, fake = real.double(), fake.double().to(real.device)
-    exact = "donot_use_mm_for_euclid_dist"  # the quick way rounds, and a sample would lie outside its own ball
-    radii = torch.cdist(real, real, compute_mode=exact).kthvalue(neighbours + 1).values  # the nearest is itself
-    distances = torch.cdist(real, fake, compute_mode=exact)  # (real, fake)
-    inside = distances < radii.unsqueeze(1)
-    return inside.sum(0).double().mean().item() / neighbours, inside.any(1).double().mean().item()
+    exact = "donot_use_mm_for_euclid_dist"  # the fast way rounds: a sample may leave its own ball
+    between = torch.cdist(real, real, compute_mode=exact)  # (N, N)
+    radii = between.kthvalue(neighbours + 1).values  # (N,); the nearest is the sample itself
+    inside = torch.cdist(real, fake, compute_mode=exact) < radii.unsqueeze(1)  # (real, fake)
+    density = inside.sum(0).double().mean().item() / neighbours
+    return density, inside.any(1).double().mean().item()
 
 
 def feature_scores(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """Return every measure of generated features against real ones, each (N, F), by name.
-
-    Raises:
-        ValueError: as ``frechet_distance``.
-    """
+    """Return every score of generated features against real ones, each (N, F), by name."""
     precision, recall = precision_recall(real, fake)
     density, coverage = density_coverage(real, fake)
     return {
-        "fd": frechet_distance(real, fake), "kd": kernel_distance(real, fake),
-        "precision": precision, "recall": recall, "density": density, "coverage": coverage,
-    }  # fmt: skip
+        "fd": frechet_distance(real, fake),
+        "kd": kernel_distance(real, fake),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
 
 
 def class_histogram(labels: Tensor, classes: int) -> Tensor:
-    """Return the share of each class: float (classes,), summing to 1, for integer labels (N,).
-
-    Raises:
-        ValueError: there is no label, one lies outside [0, classes), or they are no integers.
-    """
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(f"labels must be integers (N,), but are {labels.dtype} of shape {tuple(labels.shape)}")
-    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be at least one integer in [0, {classes - 1}], but are {labels.tolist()[:10]}")
+    """Return the share of each class, (classes,), for int64 labels (N,) in [0, classes)."""
+    assert labels.max() < classes, f"labels must be in [0, {classes})"
     return torch.bincount(labels, minlength=classes) / len(labels)
 
 
 def histogram_divergence(shares: Tensor, reference: Tensor) -> float:
-    """Return the Kullback-Leibler divergence, in nats, of one class histogram (C,) from another: Σ s log(s / r).
+    """Return the Kullback-Leibler divergence of class histograms (C,), Σ s log(s / r), in nats.
 
-    Raises:
-        ValueError: the shapes differ, the shares of either are negative or do not sum to 1, or a class with a share has
-            none in the reference.
+    It is infinite if a class has a share, but none in the reference.
     """
-    if shares.ndim != 1 or shares.shape != reference.shape:
-        raise ValueError(
-            f"histograms must have one shape (C,), but are {tuple(shares.shape)} and {tuple(reference.shape)}"
-        )
-    for name, given in (("shares", shares), ("reference shares", reference)):
-        if (given < 0).any():
-            raise ValueError(f"{name} must not be negative, but one is {given.min():g}")
-        if not abs(given.sum() - 1) < 1e-4:  # NaN too
-            raise ValueError(f"{name} must sum to 1, but sum to {given.sum():g}; divide counts by their sum")
-    missing = ((reference == 0) & (shares > 0)).nonzero().flatten().tolist()
-    if missing:
-        raise ValueError(f"class {missing[0]} has a share of {shares[missing[0]]:g}, but none in the reference")
-    return torch.special.xlogy(shares, shares / reference.clamp_min(1e-30)).sum().item()
+    assert shares.shape == reference.shape == (shares.numel(),), "both must be (C,)"
+    for histogram in (shares, reference):
+        assert abs(histogram.sum() - 1) < 1e-4, "a histogram must sum to 1; divide by the sum"
+    terms = shares * (shares / reference).log()
+    return torch.where(shares > 0, terms, 0).sum().item()
 
 
 @dataclass(frozen=True)
 class ImageReport:
-    """How near generated images are to held-out real ones.
+    """How close generated images are to held-out real ones.
 
     Attributes:
-        scores: ``feature_scores`` of the generated images against the held-out ones, by name.
-        floors: the same of as many training images, in place of the generated: what a perfect generator would score.
-        shares: share of each class among the generated images, as the classifier sees them: float (classes,).
+        scores: ``feature_scores`` of the generated images against the held-out ones.
+        floors: the same for as many real images in place of the generated ones: the mean over
+            draws, of which FD has ``Evaluator.draws`` and the others three.
+        fd_floor: the draws of the Fréchet distance.
+        shares: share of each class among the generated images, as the classifier sees them,
+            (classes,).
         class_divergence: of these shares from those of the held-out images, in nats.
     """
 
     scores: dict[str, float]
     floors: dict[str, float]
+    fd_floor: "Floor"
     shares: Tensor
     class_divergence: float
 
     @property
-    def fd(self) -> float:
-        """Fréchet distance of the generated images to the held-out ones, on the bundled classifier's features."""
-        return self.scores["fd"]
-
-    @property
-    def floor(self) -> float:
-        """Fréchet distance of training images to the held-out ones."""
-        return self.floors["fd"]
-
-    @property
     def ratio(self) -> float:
-        """``fd`` in units of the floor."""
-        return self.fd / self.floor
+        """The Fréchet distance in floors."""
+        return self.scores["fd"] / self.fd_floor.mean
 
 
-def image_report(fake: Tensor, name: str = "digits") -> ImageReport:
-    """Compare generated images (N, 1, 28, 28) in [-1, 1] with the held-out images of a bundled set.
+@dataclass(frozen=True)
+class Floor:
+    """The real-against-real floor: what real images score in place of generated ones.
 
-    Compare only figures of the same N, best 2,000: the distance has a bias that falls with N. They are not FID, which
-    rests on Inception's features.
+    Attributes:
+        values: the Fréchet distance of each draw.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the draws: the unit of ``Evaluator.ratio``."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of a single draw."""
+        return statistics.stdev(self.values)
+
+
+class Evaluator:
+    """Judges generated images by a classifier's features, against held-out real images.
+
+    Scores depend on how many images are judged, so each is given next to its floor: that of as many
+    real images, mean over ``draws`` random draws from the training images. For N above their number
+    it is extrapolated roughly, as the floor of all times 1/N + 1/M for M held-out images. The draws
+    have random class shares: on Fashion-MNIST, draws with equal shares score about 0.7 floors.
+    These are not FID and KID, which rest on Inception's features.
+
+    Args:
+        name: a bundled set, ``digits`` or ``fashion``, or another set with a bundled classifier.
+        device: where to compute.
+        train: real images for the floor; by default the set's training images.
+        held_out: real images to compare with; by default the set's test images.
+        draws: how many draws the floor is a mean of.
+
+    Attributes:
+        classifier: the bundled classifier.
+        held_out: features of the held-out images, (M, 64).
+        train: features of the training images.
+        shares: share of each class among the held-out images, (classes,).
 
     Raises:
-        DataError: there is no such set, or the images have another shape or range.
-        ValueError: there are too few images for a covariance.
+        DataError: there is no such set, or no bundled classifier for it.
     """
-    described, predicted = features.load_classifier(name, fake.device).describe(fake)
-    held_out, real_shares, floors = _reference(name, len(fake), str(fake.device))
-    shares = class_histogram(predicted, len(real_shares)).cpu()
-    return ImageReport(
-        feature_scores(held_out, described),
-        dict(floors),
-        shares,
-        histogram_divergence(shares, real_shares),
-    )
 
+    def __init__(
+        self,
+        name: str = "digits",
+        device: str | torch.device = "cpu",
+        train: data.ImageSet | None = None,
+        held_out: data.ImageSet | None = None,
+        draws: int = 20,
+    ) -> None:
+        self.classifier = load_classifier(name, device)
+        train = data.load_images(name, "train") if train is None else train
+        held_out = data.load_images(name, "test") if held_out is None else held_out
+        self.train, _ = self.classifier.extract(train.images)
+        self.held_out, _ = self.classifier.extract(held_out.images)
+        self.shares = class_histogram(held_out.labels, len(held_out.classes)).cpu()
+        self.draws = draws
+        self._floors: dict[int, Floor] = {}
+        self._score_floors: dict[int, dict[str, float]] = {}
 
-@functools.lru_cache(maxsize=4)
-def _reference(name: str, count: int, device: str) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return held-out features of at most ``count`` images, all classes' shares, and the scores of training images."""
-    classifier = features.load_classifier(name, device)
-    train, held_out = (data.load_images(name, split) for split in data.SPLITS)
-    few = slice(min(count, len(held_out)))
-    real, stand_in = (classifier.describe(images.subset(few).images)[0] for images in (held_out, train))
-    return real, class_histogram(held_out.labels, len(held_out.classes)), feature_scores(real, stand_in)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features (N, 64) of images (N, 1, 28, 28) in [-1, 1]."""
+        return self.classifier.extract(images)[0]
+
+    def classes(self, images: Tensor) -> Tensor:
+        """Return the class (N,) that the classifier sees in each image, on the CPU."""
+        return self.classifier.extract(images)[1].cpu()
+
+    def floor(self, count: int) -> Floor:
+        """Return the floor for ``count`` images."""
+        if count not in self._floors:
+            scale = self._scale(count)
+            values = [frechet_distance(self.held_out, real) for real in self._draws(count)]
+            self._floors[count] = Floor(tuple(scale * value for value in values))
+        return self._floors[count]
+
+    def fd(self, images: Tensor) -> float:
+        """Return the Fréchet distance of images (N, 1, 28, 28) in [-1, 1] to the held-out ones."""
+        return frechet_distance(self.held_out, self.features(images))
+
+    def ratio(self, images: Tensor) -> float:
+        """Return ``fd`` in floors: 1 on average for real images."""
+        return self.fd(images) / self.floor(len(images)).mean
+
+    def report(self, images: Tensor) -> ImageReport:
+        """Return all scores of images (N, 1, 28, 28) in [-1, 1], each with its floor."""
+        features, classes = self.classifier.extract(images)
+        shares = class_histogram(classes, len(self.shares)).cpu()
+        return ImageReport(
+            feature_scores(self.held_out, features),
+            self._floors_of_scores(len(images)),
+            self.floor(len(images)),
+            shares,
+            histogram_divergence(shares, self.shares),
+        )
+
+    def _draws(self, count: int) -> Iterator[Tensor]:
+        for seed in range(self.draws):
+            order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+            yield self.train[order[:count].to(self.train.device)]
+
+    def _scale(self, count: int) -> float:
+        most, held_out = len(self.train), len(self.held_out)
+        return (1 / max(count, most) + 1 / held_out) / (1 / most + 1 / held_out)
+
+    def _floors_of_scores(self, count: int) -> dict[str, float]:
+        if count not in self._score_floors:
+            draws = [
+                feature_scores(self.held_out, real)
+                for real in itertools.islice(self._draws(count), 3)
+            ]
+            floors = {key: statistics.fmean(scores[key] for scores in draws) for key in draws[0]}
+            self._score_floors[count] = floors | {"fd": self.floor(count).mean}
+        return self._score_floors[count]
 
 
 @dataclass(frozen=True)
@@ -247,17 +313,19 @@ class ModeReport:
 
 
 def mode_report(points: Tensor, mixture: mixtures.Mixture) -> ModeReport:
-    """Count modes and high-quality samples among points (N, 2), as PacGAN does (Lin et al. 2018, section 4.1).
+    """Count modes and high-quality samples of points (N, 2), as PacGAN does.
+
+    Lin et al. 2018, section 4.1.
 
     Raises:
-        ValueError: the points have another shape, or one is not finite.
+        ValueError: a point is not finite.
     """
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise ValueError(f"points must be (N, 2) with N at least 1, but are {tuple(points.shape)}")
-    if not torch.isfinite(points).all():
-        raise ValueError("points must be finite, but hold NaN or infinity")
-    between = points.detach().cpu().double().unsqueeze(1) - mixture.centres.cpu().double()  # (N, K, 2)
-    distance, nearest = between.norm(dim=2).min(dim=1)
+    if not points.isfinite().all():
+        raise ValueError(f"points must be finite, not {data.kind(points)}")
+    points = points.detach().cpu().double()  # (N, 2)
+    centres = mixture.centres.cpu().double()  # (K, 2)
+    assert points.shape[1:] == centres.shape[1:], "points must be (N, 2), as the centres are"
+    distance, nearest = (points.unsqueeze(1) - centres).norm(dim=2).min(dim=1)  # (N,), (N,)
     good = nearest[distance <= 3 * mixture.std]
-    counts = torch.bincount(good, minlength=len(mixture.centres))
+    counts = torch.bincount(good, minlength=len(centres))
     return ModeReport(int((counts > 0).sum()), len(good) / len(points), counts)

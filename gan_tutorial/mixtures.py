@@ -7,12 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from gan_tutorial import runtime
-
 
 @dataclass(frozen=True)
 class Mixture:
-    """An equal mixture of round Gaussians in the plane: the smallest data on which a generator can lose modes.
+    """An equal mixture of isotropic Gaussians in the plane: the smallest data with modes to lose.
 
     Attributes:
         centres: float32 (K, 2).
@@ -21,9 +19,6 @@ class Mixture:
 
     centres: Tensor
     std: float
-
-    def __post_init__(self) -> None:
-        runtime.require_number("std", self.std, strict=True)
 
     @property
     def shape(self) -> tuple[int]:
@@ -42,14 +37,12 @@ class Mixture:
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.01) -> Mixture:
-    """Return Gaussians on a circle, by default in the geometry of PacGAN (Lin et al. 2018, section 4.1)."""
-    runtime.require_integer("modes", modes, least=1)
+    """Return Gaussians on a circle, by default as in PacGAN (Lin et al. 2018, section 4.1)."""
     angles = torch.arange(modes) * (2 * math.pi / modes)
     return Mixture(radius * torch.stack([angles.cos(), angles.sin()], dim=1), std)
 
 
 def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> Mixture:
-    """Return side × side Gaussians about 0, by default in the geometry of PacGAN (Lin et al. 2018, section 4.1)."""
-    runtime.require_integer("side", side, least=1)
+    """Return a square grid of Gaussians, by default as in PacGAN (Lin et al. 2018, section 4.1)."""
     line = (torch.arange(side) - (side - 1) / 2) * spacing
     return Mixture(torch.cartesian_prod(line, line), std)

@@ -1,8 +1,9 @@
 """Gradient penalties that keep the discriminator smooth.
 
-Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,), and keeps the graph,
-so that the result can be added to the discriminator's loss. A penalty is a mean over samples of a function of one
-sample's gradient, so D must treat the samples of a batch apart: no BatchNorm in D.
+Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,), and
+keeps the graph, so that the result can be added to the discriminator's loss. A penalty is a mean
+over samples of a function of one sample's gradient, so D must not mix the samples of a batch: no
+BatchNorm in D.
 """
 
 from collections.abc import Callable
@@ -30,18 +31,23 @@ def r2(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
     return squared_gradient_norm(D, fake).mean()
 
 
-def gradient_penalty(D: Discriminator, real: Tensor, fake: Tensor, rng: torch.Generator | None = None) -> Tensor:
+def gradient_penalty(
+    D: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    rng: torch.Generator | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
     """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by λ = 10.
 
     Gulrajani et al. 2017, equation 3.
 
     The small number under the root keeps its derivative finite where the gradient vanishes.
-
-    Raises:
-        ValueError: the two batches differ in shape.
+    ``part`` is (k, n) for part k of a batch that n processes split, as for ``augment``.
     """
-    if real.shape != fake.shape:
-        raise ValueError(f"the penalty pairs samples, but real is {tuple(real.shape)} and fake {tuple(fake.shape)}")
-    share = torch.rand(len(real), *[1] * (real.ndim - 1), generator=rng, device=real.device)
-    between = share * real.detach() + (1 - share) * fake.detach()
+    assert real.shape == fake.shape, "the penalty pairs the two batches"
+    k, n = part
+    size = (n * len(real), *[1] * (real.ndim - 1))
+    t = torch.rand(size, generator=rng, device=real.device).chunk(n)[k]
+    between = t * real.detach() + (1 - t) * fake.detach()
     return ((squared_gradient_norm(D, between) + 1e-12).sqrt() - 1).square().mean()

@@ -1,86 +1,127 @@
-"""Whole recipes by name: which networks, which objective, and how to train them."""
+"""Named recipes: the networks, the objective and the settings of the loop."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from typing import Self
+import dataclasses
+from dataclasses import dataclass
 
 import torch
 
-from gan_tutorial import losses, networks, training
+from gan_tutorial import checks, networks, runtime, training
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """All that is decided before training.
+class Recipe(training.TrainConfig):
+    """Everything that is decided before training; ``dataclasses.replace`` makes variants.
 
     Attributes:
-        network: the pair of networks.
-        objective: the name of its losses, one of ``losses.OBJECTIVES``.
-        train: the settings of the loop.
+        network: kind of the networks, ``mlp`` or ``conv``.
+        shape: shape of one sample.
+        latent_dim: size of z.
+        width: channels of the convolutional pair at half the image's side.
+        hidden: sizes of the hidden layers of the MLP pair, in G's order; D has them in reverse.
+        classes: number of classes; 0 for unconditional networks.
+        spectral: whether D's layers are spectrally normalised.
     """
 
-    network: networks.NetworkConfig = field(default_factory=networks.NetworkConfig)
-    objective: str = "hinge"
-    train: training.TrainConfig = field(default_factory=training.TrainConfig)
+    network: str = "conv"
+    shape: tuple[int, ...] = (1, 28, 28)
+    latent_dim: int = 64
+    width: int = 24
+    hidden: tuple[int, ...] = networks.ARTICLE
+    classes: int = 0
+    spectral: bool = True
 
     def __post_init__(self) -> None:
-        losses.objective(self.objective)
+        super().__post_init__()
+        checks.require_choice("network", self.network, networks.NETWORKS)
+        for name in ("shape", "hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
+        sizes = {"latent_dim": self.latent_dim, "width": self.width, "classes": self.classes}
+        for name, value in sizes.items():
+            checks.require_integer(name, value, least=0 if name == "classes" else 1)
+        for size in (*self.shape, *self.hidden):
+            checks.require_integer("each number of shape and hidden", size, least=1)
 
-    def variant(self, **changes: object) -> Self:
-        """Return the recipe with some settings changed: of the networks, of the loop, or the objective.
+    def build(self) -> tuple[networks.Generator, networks.Discriminator]:
+        """Return new networks (G, D), with weights from PyTorch's global random generator."""
+        if self.network == "mlp":
+            G = networks.MLPGenerator(self.latent_dim, self.shape, self.hidden, self.classes)
+            D = networks.MLPDiscriminator(
+                self.shape, self.hidden[::-1], self.classes, self.spectral
+            )
+        else:
+            G = networks.ConvGenerator(self.latent_dim, self.shape, self.width, self.classes)
+            D = networks.ConvDiscriminator(self.shape, self.width, self.classes, self.spectral)
+        return G, D
 
-        Raises:
-            ValueError: no setting has that name, or a value does not fit.
-        """
-        homes = {f.name: home for home in ("network", "train") for f in fields(getattr(self, home))}
-        unknown = changes.keys() - homes.keys() - {"objective"}
-        if unknown:
-            known = ", ".join(["objective", *homes])
-            raise ValueError(f"a recipe has no setting {', '.join(sorted(unknown))}; it has {known}")
-        parts = {
-            home: replace(getattr(self, home), **{k: v for k, v in changes.items() if homes.get(k) == home})
-            for home in ("network", "train")
-        }
-        return replace(self, **parts, objective=changes.get("objective", self.objective))
-
-    def fresh(self, device: str | torch.device = "cpu") -> training.TrainState:
-        """Return the state before the first step: weights drawn by the recipe's seed, on ``device``."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.train.seed)
-            return training.TrainState.fresh(*self.network.build(), self.train, device)
-
-    def run(self, state: training.TrainState, data: training.Data) -> Iterator[training.Log]:
-        """Train ``state`` to the recipe's last step: ``training.train`` with the recipe's objective and settings."""
-        return training.train(state, data, losses.objective(self.objective), self.train)
+    def init(self, device: str | torch.device = "cpu") -> training.TrainState:
+        """Return the state before the first step, with weights that depend on the seed alone."""
+        with runtime.seeded(self.seed):
+            G, D = self.build()
+        return training.TrainState.init(G, D, self, device)
 
 
-MINUTE = training.TrainConfig(steps=1700, batch_size=128, lr_G=4e-3, lr_D=2e-3, betas=(0.0, 0.99), ema=0.99, bf16=True)
+QUICK = Recipe(
+    classes=10,
+    steps=1700,
+    batch_size=128,
+    lr_G=4e-3,
+    lr_D=2e-3,
+    betas=(0.0, 0.99),
+    ema=0.99,
+    bf16=True,
+)
 PRESETS = {
-    "quick": Recipe(network=networks.NetworkConfig(classes=10), train=MINUTE),
-    "best": Recipe(network=networks.NetworkConfig(width=32, classes=10), train=replace(MINUTE, steps=6000, ema=0.998)),
+    "quick": QUICK,
+    "best": dataclasses.replace(QUICK, width=32, steps=6000, ema=0.998),
     "article": Recipe(
-        network=networks.NetworkConfig(kind="mlp", latent_dim=100, spectral=False),
+        network="mlp",
+        latent_dim=100,
+        spectral=False,
         objective="non_saturating",
-        train=training.TrainConfig(batch_size=128, lr_G=2e-4, lr_D=2e-4, betas=(0.5, 0.999), ema=0.0),
+        batch_size=128,
+        lr_G=2e-4,
+        lr_D=2e-4,
+        betas=(0.5, 0.999),
+        ema=0.0,
+    ),
+    "plane": Recipe(
+        network="mlp",
+        shape=(2,),
+        latent_dim=2,
+        hidden=(128, 128, 128),
+        spectral=False,
+        objective="non_saturating",
+        steps=12_000,
+        batch_size=128,
+        lr_G=1.5e-3,
+        lr_D=7e-4,
+        ema=0.99,
     ),
 }
-PLANE = Recipe(
-    network=networks.NetworkConfig(kind="mlp", shape=(2,), latent_dim=2, hidden=(128, 128, 128), spectral=False),
-    objective="non_saturating",
-    train=training.TrainConfig(steps=12_000, batch_size=128, lr_G=1.5e-3, lr_D=7e-4, ema=0.99),
-)
 
 
 def preset(name: str) -> Recipe:
-    """Return the recipe for images called ``name``.
+    """Return the recipe called ``name``.
 
-    ``quick`` takes about a minute on two cores and ``best`` five, both for 28×28 or 32×32 images in ten classes (else
-    ``variant(classes=…)``; 0 for none); ``article`` is the pair and the settings of the article that this book began
-    with. For mixtures of Gaussians there is ``PLANE``.
+    ``quick`` takes about a minute on two cores and ``best`` five, both for images in ten classes
+    (else ``dataclasses.replace(recipe, classes=…)``, 0 for none); ``article`` has the networks and
+    the settings of the article that this book began with; ``plane`` is for mixtures of Gaussians.
 
     Raises:
         ValueError: there is no such recipe.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, but is {name!r}")
+    checks.require_choice("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def init_packed(
+    recipe: Recipe, pack: int, device: str | torch.device = "cpu"
+) -> training.TrainState:
+    """Return ``recipe.init``'s state, with an MLP for D that judges ``pack`` samples at a time.
+
+    PacGAN (Lin et al. 2018, section 3); ``pack`` must divide the batch size.
+    """
+    with runtime.seeded(recipe.seed):
+        shape = (pack, *recipe.shape)
+        D = networks.Packed(networks.MLPDiscriminator(shape, recipe.hidden[::-1]))
+    return training.TrainState.init(recipe.init().G, D, recipe, device)

@@ -1,85 +1,130 @@
-"""Samples from a trained generator, paths between them, and the training images nearest to them."""
+"""Samples of a trained generator, paths between them, and the training images nearest to them."""
 
+import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gan_tutorial import networks, runtime
+from gan_tutorial import arrays, checks
 
 
 def latents(count: int, latent_dim: int, seed: int = 0, truncation: float | None = None) -> Tensor:
-    """Draw latent vectors (count, latent_dim) from N(0, 1), on the CPU, so that a seed means the same on every device.
+    """Return latent vectors from N(0, 1): float32 (count, latent_dim), on the CPU.
+
+    A seed gives the same numbers on every device, in the book and in the service.
 
     Args:
-        truncation: draw again every number beyond ± this (Brock et al. 2019, section 3.1); None for no limit. Smaller
-            means more typical samples, and less varied ones.
+        truncation: draw from the part of N(0, 1) within ± this (Brock et al. 2019, section 3.1);
+            None for no limit. Smaller means more typical samples, and less varied ones.
 
     Raises:
-        ValueError: a count, size, seed or truncation out of range.
+        ValueError: a count, seed or truncation is out of range.
     """
-    runtime.require_integer("count", count, least=1)
-    runtime.require_integer("latent_dim", latent_dim, least=1)
-    runtime.require_integer("seed", seed, least=0)
-    rng = torch.Generator().manual_seed(seed)
-    if truncation is None:
-        return torch.randn(count, latent_dim, generator=rng)
-    runtime.require_number("truncation", truncation, strict=True)
-    return nn.init.trunc_normal_(torch.empty(count, latent_dim), a=-truncation, b=truncation, generator=rng)
+    checks.require_integer("count", count, least=1)
+    checks.require_integer("seed", seed, least=0)
+    if truncation is not None:
+        checks.require_number("truncation", truncation, strict=True)
+    return torch.from_numpy(arrays.latents(count, latent_dim, seed, truncation))
+
+
+def generate(
+    G: nn.Module,
+    count: int,
+    seed: int = 0,
+    label: int | None = None,
+    truncation: float | None = None,
+) -> Tensor:
+    """Return ``count`` samples of G, (count, *shape), on the CPU.
+
+    Args:
+        G: a generator.
+        seed: of the latent vectors.
+        label: the class of all samples; if not given, a conditional G makes each class in turn.
+        truncation: as for ``latents``.
+
+    Raises:
+        ValueError: a number is out of range, or G has no such class.
+    """
+    classes = getattr(G, "classes", 0)
+    if label is not None:
+        if not classes:
+            raise ValueError(f"label {label} was given, but the generator has no classes")
+        checks.require_integer("label", label, 0, classes - 1)
+    return sample(G, latents(count, G.latent_dim, seed, truncation), labels(G, count, label))
+
+
+def labels(G: nn.Module, count: int, label: int | None = None) -> Tensor | None:
+    """Return int64 labels (count,), all ``label`` or each class in turn; None without classes."""
+    chosen = arrays.labels(count, getattr(G, "classes", 0), label)
+    return None if chosen is None else torch.from_numpy(chosen)
 
 
 @torch.no_grad()
 def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
-    """Return G's samples (N, *shape), on the CPU, for latent vectors (N, latent_dim).
+    """Return G's samples (N, *shape), on the CPU, for z (N, latent_dim) and labels (N,).
 
-    G is put in evaluation mode for the purpose, so that a sample depends on its own z alone, and then back.
+    G is put into evaluation mode meanwhile, so that a sample depends on its own z alone.
 
     Raises:
-        ValueError: z or labels do not fit G, batch_size is below 1, or a sample is not finite.
+        ValueError: a sample is not finite.
     """
-    runtime.require_integer("batch_size", batch_size, least=1)
     device, was_training = next(G.parameters()).device, G.training
-    networks.require_labels(labels, len(z), getattr(G, "classes", 0))
     inputs = (z,) if labels is None else (z, labels)
-    parts = zip(*(x.split(batch_size) for x in inputs), strict=True)
+    batches = zip(*(x.split(batch_size) for x in inputs), strict=True)
     G.eval()
     try:
-        samples = [G(*(x.to(device) for x in part)) for part in parts]
+        samples = torch.cat([G(*(x.to(device) for x in batch)).cpu() for batch in batches])
     finally:
         G.train(was_training)
-    samples = torch.cat(samples).cpu()
     if not torch.isfinite(samples).all():
-        raise ValueError("the generator made NaN or infinity; were its weights saved after training diverged?")
+        raise ValueError("the generator returned NaN or infinity; did its training diverge?")
     return samples
 
 
+@torch.no_grad()
+def recalibrate_batchnorm(
+    G: nn.Module, batches: int = 50, batch_size: int = 100, seed: int = 10_000
+) -> nn.Module:
+    """Return a copy of G whose BatchNorm statistics are those of its own samples.
+
+    An average of weights, such as G_ema, has no statistics of its own until it has been run; here
+    they are the mean over some batches, of all classes in turn.
+    """
+    G = copy.deepcopy(G).train()
+    device = next(G.parameters()).device
+    for module in G.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches that follow
+    inputs = [labels(G, batch_size)] if getattr(G, "classes", 0) else []
+    for index in range(batches):
+        z = latents(batch_size, G.latent_dim, seed + index)
+        G(*(x.to(device) for x in (z, *inputs)))
+    return G.eval()
+
+
 def lerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Return ``steps`` points on the straight line from ``start`` to ``end``, both (F,): (steps, F)."""
-    share = _shares(start, end, steps)
-    return (1 - share) * start + share * end
+    """Return points (steps, F) on the straight line from ``start`` to ``end``, both (F,)."""
+    assert start.shape == end.shape == (start.numel(),), "both ends must be vectors (F,)"
+    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
+    return (1 - t) * start + t * end
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Return ``steps`` points on the great arc from ``start`` to ``end``, both (F,): (steps, F).
+    """Return points (steps, F) on the great arc from ``start`` to ``end``, both (F,).
 
-    White 2016, section 2.1.
-
-    Between vectors of one length the length stays the same on the way, and in many dimensions nearly all vectors from
-    N(0, 1) have nearly one length. For parallel vectors, and from or to 0, it is the straight line.
+    Spherical interpolation (White 2016, section 2.1). Between vectors of equal length the length is
+    constant on the way, and in many dimensions nearly all vectors from N(0, 1) have nearly the same
+    length. For parallel vectors, and from or to 0, it is the straight line.
     """
-    share = _shares(start, end, steps)
     cosine = torch.dot(start / start.norm(), end / end.norm()).clamp(-1, 1)
     angle = torch.acos(cosine)
-    if not 1e-4 <= angle <= torch.pi - 1e-4:  # NaN too
+    if not 1e-4 <= angle <= torch.pi - 1e-4:  # also NaN
         return lerp(start, end, steps)
-    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
-
-
-def _shares(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    runtime.require_integer("steps", steps, least=2)
-    if start.ndim != 1 or start.shape != end.shape:
-        raise ValueError(f"start and end must be vectors of one size, but are {tuple(start.shape)}, {tuple(end.shape)}")
-    return torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
+    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
+    return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
 
 
 class Nearest(NamedTuple):
@@ -90,24 +135,14 @@ class Nearest(NamedTuple):
 
 
 def nearest(samples: Tensor, images: Tensor) -> Nearest:
-    """Return for each sample the image nearest to it: Euclidean distance over all numbers of an image.
+    """Return the image nearest to each sample, by Euclidean distance over all numbers of an image.
 
     Args:
         samples: (N, …); pixels or features.
         images: (M, …) of the same kind.
-
-    Raises:
-        ValueError: the shapes differ, there is nothing to compare with, or the numbers are integers.
     """
-    if samples.shape[1:] != images.shape[1:] or not len(images):
-        raise ValueError(
-            f"samples and images must have one shape, but are {tuple(samples.shape)} and {tuple(images.shape)}"
-        )
-    if not samples.is_floating_point() or samples.dtype != images.dtype:
-        raise ValueError(
-            f"samples and images must have one floating-point dtype, but are {samples.dtype} and {images.dtype}; "
-            "scale pixels with gan_tutorial.data.to_unit_range"
-        )
     indices = torch.cdist(samples.flatten(1), images.flatten(1)).argmin(dim=1)
-    distances = (samples - images[indices]).flatten(1).norm(dim=1)  # cdist's own are off by 0.03 where 0 is right
+    distances = (
+        (samples - images[indices]).flatten(1).norm(dim=1)
+    )  # cdist's own are off by 0.03 near 0
     return Nearest(indices, distances)

@@ -1,24 +1,26 @@
-"""The training loop: two small update functions, and a generator that yields after every step."""
+"""The training loop: two small update functions, and an iterator that yields after every step."""
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from gan_tutorial import augment, losses, penalties, runtime
+from gan_tutorial import checks, losses, penalties
+from gan_tutorial.augment import AUGMENTATIONS, augment
+from gan_tutorial.runtime import has_bf16, has_fused_adam, step_rng
 
 
 class Data(Protocol):
-    """What the loop needs of data; ``data.ImageSet`` and ``mixtures.Mixture`` have it."""
+    """What the loop needs from a data set, such as ``data.ImageSet`` or ``mixtures.Mixture``."""
 
     shape: tuple[int, ...]
 
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return samples (count, *shape) and integer labels (count,)."""
+        """Return samples (count, *shape) and int64 labels (count,)."""
 
     def to(self, device: torch.device) -> Self:
         """Return the data on ``device``."""
@@ -26,23 +28,30 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train; by default, what serves the convolutional pair with spectral norm and the hinge loss well.
+    """Settings of the objective and the loop; the defaults suit the convolutional pair.
 
     Attributes:
-        steps: updates of each network in all, counted from a fresh state.
-        batch_size: real, and as many generated, samples in a step.
+        objective: name of the losses, one of ``losses.OBJECTIVES``.
+        steps: total number of steps, one update of D and one of G each, including those before a
+            resume.
+        batch_size: real samples in a step, and as many generated ones.
         lr_G, lr_D: Adam's learning rates.
-        betas: Adam's decay rates of the mean gradient and of the mean squared gradient.
-        ema: decay of the running average of G's weights; 0 keeps none of the past.
-        r1, r2: γ of the penalties on D's gradient at real and at generated samples; 0 for none.
+        betas: Adam's decay rates for the moving averages of the gradient and of its square.
+        ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
+        r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
         gp: λ of WGAN-GP's penalty; 0 for none.
-        augment: what changes images at random before D sees them, any of ``augment.POLICY``; empty for nothing.
-        bf16: multiply matrices in bfloat16, on devices that have instructions for it, penalties apart; weights and
-            losses stay in float32.
-        check_every: steps between two looks for NaN; each look copies the state, and on a GPU waits for it.
-        seed: of the batches and the noise.
+        augment: random changes of real and generated images before D sees them, names from
+            ``augment.AUGMENTATIONS``.
+        bf16: run the networks under bfloat16 autocast where the device has instructions for it;
+            penalties, weights and losses stay in float32.
+        seed: of the batches, the noise, augmentation and the points of WGAN-GP's penalty; in
+            ``recipes.Recipe.init``, of the initial weights too.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
+    objective: str = "hinge"
     steps: int = 2000
     batch_size: int = 64
     lr_G: float = 2e-3
@@ -54,39 +63,41 @@ class TrainConfig:
     gp: float = 0.0
     augment: tuple[str, ...] = ()
     bf16: bool = False
-    check_every: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "check_every"):
-            runtime.require_integer(name, getattr(self, name), least=1)
-        runtime.require_integer("seed", self.seed, least=0)
-        for name in ("lr_G", "lr_D"):
-            runtime.require_number(name, getattr(self, name), strict=True)
-        for name in ("r1", "r2", "gp"):
-            runtime.require_number(name, getattr(self, name))
-        runtime.require_number("ema", self.ema, below=1.0)
-        augment.require_policy(self.augment)
-        if len(self.betas) != 2:
-            raise ValueError(f"betas must be two numbers in [0, 1), but are {self.betas!r}")
-        for beta in self.betas:
-            runtime.require_number("each of betas", beta, below=1.0)
-        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # Adam refuses an integer 0
+        checks.require_choice("objective", self.objective, losses.OBJECTIVES)
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
+            checks.require_integer(name, getattr(self, name), least)
+        for name in ("lr_G", "lr_D", "r1", "r2", "gp"):
+            checks.require_number(name, getattr(self, name), strict=name.startswith("lr"))
+        checks.require_number("ema", self.ema, below=1.0)
         object.__setattr__(self, "augment", tuple(self.augment))  # JSON gives a list
+        for name in self.augment:
+            checks.require_choice("augment", name, AUGMENTATIONS)
+        object.__setattr__(
+            self, "betas", tuple(map(float, self.betas))
+        )  # Adam refuses an integer 0
+        for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
+            checks.require_number(name, beta, below=1.0)
 
 
 @dataclass
 class TrainState:
-    """All that changes while a GAN is trained, so that a run can be saved, resumed and compared.
+    """Everything that changes during training, so that a run can be saved, resumed and compared.
 
-    Every random draw of a step comes from ``runtime.step_rng(seed, step)``, so ``step`` and the configuration's seed
-    stand for the state of the random generator. Networks that draw numbers of their own (dropout) fall outside this.
+    The random numbers of a step come from ``step_rng(seed, step)``, so a run that is resumed with
+    the same seed on the same kind of device repeats the unbroken one. Layers with random numbers of
+    their own (dropout) are an exception.
 
     Attributes:
-        G, D: the two networks, in training mode.
-        G_ema: the running average of G's weights, in evaluation mode: the one to sample from.
+        G: the generator, in training mode: ``G(z, labels)``, with ``G.latent_dim`` and ``G.shape``.
+        D: the discriminator, in training mode: ``D(samples, labels)``, without BatchNorm, since
+            real and generated samples share one pass.
+        G_ema: a copy of G in evaluation mode, whose parameters are the moving average of G's, and
+            whose buffers are G's: the one to sample from.
         opt_G, opt_D: their optimisers.
-        step: the number of steps made.
+        step: the number of steps done.
     """
 
     G: nn.Module
@@ -97,30 +108,36 @@ class TrainState:
     step: int = 0
 
     @classmethod
-    def fresh(cls, G: nn.Module, D: nn.Module, config: TrainConfig, device: str | torch.device = "cpu") -> Self:
-        """Return the state before the first step, with both networks moved to ``device``."""
-        layout = torch.channels_last  # the convolutions of a CPU run about a third faster
-        G, D = G.to(device, memory_format=layout).train(), D.to(device, memory_format=layout).train()
-        fused = runtime.has_fused_adam(device)
-        opt_G = torch.optim.Adam(G.parameters(), config.lr_G, config.betas, fused=fused)
-        opt_D = torch.optim.Adam(D.parameters(), config.lr_D, config.betas, fused=fused)
-        return cls(G, D, copy.deepcopy(G).eval().requires_grad_(False), opt_G, opt_D)
+    def init(
+        cls, G: nn.Module, D: nn.Module, recipe: TrainConfig, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Return the state before the first step; moves both networks to ``device`` in place."""
+        layout = torch.channels_last  # convolutions on a CPU are a third faster
+        G = G.to(device, memory_format=layout).train()
+        D = D.to(device, memory_format=layout).train()
+        G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+        fused = has_fused_adam(device)
+        opt_G = torch.optim.Adam(G.parameters(), recipe.lr_G, recipe.betas, fused=fused)
+        opt_D = torch.optim.Adam(D.parameters(), recipe.lr_D, recipe.betas, fused=fused)
+        return cls(G, D, G_ema, opt_G, opt_D)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return next(self.G.parameters()).device
 
     def state_dict(self) -> dict:
-        """Return references to everything that changes, as nested dictionaries of tensors and plain values."""
-        parts = {name: getattr(self, name).state_dict() for name in ("G", "D", "G_ema", "opt_G", "opt_D")}
-        return parts | {"step": self.step}
+        """Return everything that changes, by reference; copy it to keep it during training."""
+        parts = ("G", "D", "G_ema", "opt_G", "opt_D")
+        return {name: getattr(self, name).state_dict() for name in parts} | {"step": self.step}
 
     def load_state_dict(self, saved: dict) -> None:
-        """Take over what ``state_dict`` returned for networks and optimisers of the same make."""
+        """Load what ``state_dict`` returned for the same networks and optimisers."""
         for name in ("G", "D", "G_ema", "opt_G", "opt_D"):
-            getattr(self, name).load_state_dict(copy.deepcopy(saved[name]))  # an optimiser would go on in ``saved``
-        for optimiser in (self.opt_G, self.opt_D):  # fused Adam pairs numbers by their place in memory
+            part = copy.deepcopy(saved[name])  # an optimiser would go on to change ``saved``
+            getattr(self, name).load_state_dict(part)
+        # Fused Adam needs moments with the strides of the weights; those of a file may have others.
+        for optimiser in (self.opt_G, self.opt_D):
             for parameter, moments in optimiser.state.items():
                 for key, value in moments.items():
                     if value.shape == parameter.shape:
@@ -130,158 +147,242 @@ class TrainState:
 
 @dataclass
 class Log:
-    """What one step measured. The numbers stay on the device until they are read.
+    """The measurements of one step; ``log["d_loss"]`` returns a float.
+
+    Reading a number waits for the device to finish the step, so read only what you show.
 
     Attributes:
-        step: the number of steps made, this one included.
-        tensors: the measured scalars by name, on the device.
+        step: the number of steps done, including this one.
+        tensors: scalars by name, on the device: d_loss (without penalties), g_loss, real_logit and
+            fake_logit (means over the batch), and penalty (weighted sum) if there is one.
     """
 
     step: int
     tensors: dict[str, Tensor] = field(repr=False)
 
-    def __getattr__(self, name: str) -> float:
-        """Return a measured number: d_loss, g_loss, real_logit, fake_logit (means), and penalty where there is one."""
-        tensors = self.__dict__.get("tensors", {})
-        if name not in tensors:
-            raise AttributeError(f"this step measured {', '.join(tensors)}, but not {name!r}")
-        return tensors[name].item()
+    def __getitem__(self, name: str) -> float:
+        """Return a measurement as a number; on a GPU this is a synchronisation point."""
+        return self.tensors[name].item()
 
 
 class DivergedError(ArithmeticError):
-    """A loss or a weight became NaN or infinite; the state was put back to the last step known to be good."""
+    """A loss or a weight became NaN or infinite; the message says which state was restored."""
 
 
-def forward(network: nn.Module, inputs: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    """Return ``network(inputs, labels)``, with matrices multiplied in bfloat16 where settings and device say so."""
-    if not (config.bf16 and runtime.has_bf16(inputs.device)):
+def forward(
+    network: nn.Module, inputs: Tensor, labels: Tensor | None, recipe: TrainConfig
+) -> Tensor:
+    """Return ``network(inputs, labels)``, under bfloat16 autocast if enabled and supported."""
+    if not (recipe.bf16 and has_bf16(inputs.device)):
         return network(inputs, labels)
     with torch.autocast(inputs.device.type, torch.bfloat16):
         return network(inputs, labels).float()
 
 
-def discriminator_step(
+def discriminator_loss(
     state: TrainState,
     real: Tensor,
     fake: Tensor,
     labels: Tensor,
-    objective: losses.Objective,
-    config: TrainConfig,
+    recipe: TrainConfig,
     rng: torch.Generator,
-) -> dict[str, Tensor]:
-    """Make one step of D on a batch of real and a batch of generated samples; return what it measured."""
-    fake = fake.detach()  # D's loss must not reach G
-    real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))
-    samples, labels_twice = torch.cat([real, fake]), torch.cat([labels, labels])
-    real_logits, fake_logits = forward(state.D, samples, labels_twice, config).chunk(2)  # one pass: D has no BatchNorm
-    d_loss = objective.d_loss(real_logits, fake_logits)
-    measured = {"d_loss": d_loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+    part: tuple[int, int] = (0, 1),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return D's loss, penalties included, and measurements by name.
 
-    def critic(samples: Tensor) -> Tensor:
+    Args:
+        part: (k, n) if the inputs are part k, from 0, of a batch that n processes split. The random
+            numbers are drawn for the whole batch, so the results do not depend on n.
+    """
+    fake = fake.detach()  # D's loss does not train G
+    real = augment(real, recipe.augment, rng, part)
+    fake = augment(fake, recipe.augment, rng, part)
+    samples, labels_twice = torch.cat([real, fake]), torch.cat([labels, labels])
+    logits = forward(state.D, samples, labels_twice, recipe)
+    real_logits, fake_logits = logits.chunk(2)  # (N,), (N,)
+    d_loss = losses.OBJECTIVES[recipe.objective].d_loss(real_logits, fake_logits)
+    log = {"d_loss": d_loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+
+    def D(samples: Tensor) -> Tensor:  # in float32, as penalties differentiate twice
         return state.D(samples, labels)
 
-    penalty = 0.0
-    if config.r1:
-        penalty = penalty + config.r1 / 2 * penalties.r1(critic, real, fake)
-    if config.r2:
-        penalty = penalty + config.r2 / 2 * penalties.r2(critic, real, fake)
-    if config.gp:
-        penalty = penalty + config.gp * penalties.gradient_penalty(critic, real, fake, rng)
-    if isinstance(penalty, Tensor):
-        measured["penalty"] = penalty
-    state.opt_D.zero_grad()
-    (d_loss + penalty).backward()
-    state.opt_D.step()
-    return {name: value.detach() for name, value in measured.items()}
+    terms = []
+    if recipe.r1:
+        terms.append(recipe.r1 / 2 * penalties.r1(D, real, fake))
+    if recipe.r2:
+        terms.append(recipe.r2 / 2 * penalties.r2(D, real, fake))
+    if recipe.gp:
+        terms.append(recipe.gp * penalties.gradient_penalty(D, real, fake, rng, part))
+    if terms:
+        log["penalty"] = sum(terms)
+    return d_loss + log.get("penalty", 0.0), log
 
 
-def generator_step(
+def generator_loss(
     state: TrainState,
     real: Tensor,
     fake: Tensor,
     labels: Tensor,
-    objective: losses.Objective,
-    config: TrainConfig,
+    recipe: TrainConfig,
     rng: torch.Generator,
-) -> dict[str, Tensor]:
-    """Make one step of G, whose batch ``fake`` still carries its graph; return what it measured."""
-    real, fake = (augment.augment(images, config.augment, rng) for images in (real, fake))  # G learns through it
-    real_logits = fake_logits = forward(state.D, fake, labels, config)
+    part: tuple[int, int] = (0, 1),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return G's loss and measurements by name; ``fake`` must still be attached to G's graph.
+
+    Args:
+        part: as for ``discriminator_loss``.
+    """
+    objective = losses.OBJECTIVES[recipe.objective]
+    real = augment(real, recipe.augment, rng, part)
+    fake = augment(fake, recipe.augment, rng, part)
+    fake_logits = forward(state.D, fake, labels, recipe)  # (N,)
+    real_logits = fake_logits.detach()  # a placeholder, unless the loss compares with real samples
     if objective.pairs:
         with torch.no_grad():
-            real_logits = forward(state.D, real, labels, config)
+            real_logits = forward(state.D, real, labels, recipe)
     g_loss = objective.g_loss(real_logits, fake_logits)
+    return g_loss, {"g_loss": g_loss}
+
+
+def update_discriminator(
+    state: TrainState,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    recipe: TrainConfig,
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """Update D once, on a real and a generated batch; return measurements by name."""
+    loss, log = discriminator_loss(state, real, fake, labels, recipe, rng)
+    state.opt_D.zero_grad()
+    loss.backward()
+    state.opt_D.step()
+    return {name: value.detach() for name, value in log.items()}
+
+
+def update_generator(
+    state: TrainState,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    recipe: TrainConfig,
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """Update G once, through its batch ``fake``; return measurements by name."""
+    loss, log = generator_loss(state, real, fake, labels, recipe, rng)
     state.opt_G.zero_grad()
-    g_loss.backward(inputs=[p for p in state.G.parameters() if p.requires_grad])  # through D, but not to its weights
+    trained = [p for p in state.G.parameters() if p.requires_grad]
+    loss.backward(inputs=trained)  # through D, but accumulate gradients only in G
     state.opt_G.step()
-    update_average(state.G_ema, state.G, config.ema)
-    return {"g_loss": g_loss.detach()}
+    return {name: value.detach() for name, value in log.items()}
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move ``average`` towards ``network``: w ← decay · w + (1 - decay) · w_network; buffers are copied."""
+def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Set each w of the average to decay · w + (1 - decay) · w_network; copy the buffers."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for mean, current in zip(average.buffers(), network.buffers(), strict=True):
-        mean.copy_(current)
+    for target, source in zip(average.buffers(), network.buffers(), strict=True):
+        target.copy_(source)
 
 
-def train(state: TrainState, data: Data, objective: losses.Objective, config: TrainConfig) -> Iterator[Log]:
-    """Train from ``state.step`` to ``config.steps``, and yield a ``Log`` after each step.
+def train(state: TrainState, data: Data, recipe: TrainConfig) -> Iterator[Log]:
+    """Train from ``state.step`` to ``recipe.steps``; yield a ``Log`` after each step.
 
-    Each yield is a safe point: print, plot, sample, save or break there. Labels go to networks built with classes.
+    The state is complete at each yield: print, plot, sample, save or stop there. As with
+    every Python generator, nothing runs before the first iteration.
 
     Raises:
-        ValueError: samples do not fit the networks, or D does not return one logit for each.
-        DivergedError: a loss or a weight became NaN or infinite. The state is then that of the last check before,
-            which the message names, so a caller may save it, lower a learning rate and go on.
+        ValueError: the data do not fit the networks.
+    """
+    data = prepare(state, data, recipe)  # on the device, checked
+    while state.step < recipe.steps:
+        rng = step_rng(recipe.seed, state.step, state.device)  # for all random numbers
+        real, labels = data.batch(recipe.batch_size, rng)  # (N, *shape), (N,)
+        z = torch.randn(len(real), state.G.latent_dim, generator=rng, device=rng.device)
+        fake = forward(state.G, z, labels, recipe)  # (N, *shape), for both updates
+        log = update_discriminator(state, real, fake, labels, recipe, rng)
+        log |= update_generator(state, real, fake, labels, recipe, rng)
+        update_ema(state.G_ema, state.G, recipe.ema)
+        state.step += 1
+        yield Log(state.step, log)
+
+
+@torch.no_grad()
+def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
+    """Return the data on the networks' device, once checked; set the optimisers' lr and betas.
+
+    Raises:
+        ValueError: data and networks differ in shapes or classes.
     """
     data = data.to(state.device)
-    _require_fit(state, data, config.batch_size)
-    for optimiser, rate in ((state.opt_G, config.lr_G), (state.opt_D, config.lr_D)):
-        for group in optimiser.param_groups:  # a resumed run may go on with other settings
-            group |= {"lr": rate, "betas": config.betas}
-    good, logs = copy.deepcopy(state.state_dict()), []
-    while state.step < config.steps:
-        rng = runtime.step_rng(config.seed, state.step, state.device)
-        real, labels = data.batch(config.batch_size, rng)
-        z = torch.randn(config.batch_size, state.G.latent_dim, generator=rng, device=state.device)
-        fake = forward(state.G, z, labels, config)
-        measured = discriminator_step(state, real, fake, labels, objective, config, rng)
-        measured |= generator_step(state, real, fake, labels, objective, config, rng)
-        state.step += 1
-        logs.append(Log(state.step, measured))
-        if state.step % config.check_every == 0 or state.step == config.steps:
-            _require_finite(logs, state, good)
-            good, logs = copy.deepcopy(state.state_dict()), []
-        yield Log(state.step, measured)
+    check_first_batch(state, data, recipe)
+    for optimiser, lr in ((state.opt_G, recipe.lr_G), (state.opt_D, recipe.lr_D)):
+        for group in optimiser.param_groups:  # a resumed run may have other settings
+            group.update(lr=lr, betas=recipe.betas)
+    return data
 
 
-def _require_fit(state: TrainState, data: Data, count: int) -> None:
-    """Raise ValueError unless the data fit the networks; batch statistics and weights stay as they are."""
-    rng = runtime.step_rng(0, 0, state.device)
-    real, labels = data.batch(count, rng)
-    if tuple(state.G.shape) != tuple(data.shape):
-        raise ValueError(f"G makes samples of shape {tuple(state.G.shape)}, but the data are {tuple(data.shape)}")
-    classes, highest = getattr(state.G, "classes", 0), int(getattr(data, "labels", labels).max())
-    if classes and highest >= classes:
-        raise ValueError(f"the networks know {classes} classes, but the data hold the label {highest}")
-    before = copy.deepcopy(state.D.state_dict())  # spectral norm's vectors move with each pass
-    with torch.no_grad():
-        losses.require_logits(state.D(real, labels), len(real))
-    state.D.load_state_dict(before)
+def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> None:
+    """Raise ValueError unless G makes what the data are, and D takes a batch of them."""
+    real, labels = data.batch(recipe.batch_size, step_rng(recipe.seed, 0, state.device))
+    made, given = tuple(state.G.shape), tuple(real.shape[1:])
+    if made != given:
+        raise ValueError(f"G makes samples {made}, but the data are {given}; build G for {given}")
+    if recipe.augment and real.ndim != 4:
+        raise ValueError(f"augment changes images (N, C, H, W), but the data are {given}")
+    classes = getattr(state.G, "classes", 0)
+    largest = int(getattr(data, "labels", labels).max())  # of all labels, if the data have them
+    if classes and largest >= classes:
+        raise ValueError(f"the networks have {classes} classes, but the data have label {largest}")
+    D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
+    logits = D(real, labels)
+    if logits.shape != labels.shape:
+        raise ValueError(f"D must return logits {tuple(labels.shape)}, not {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError("D returns NaN or infinity for the first batch; check data and weights")
 
 
-def _require_finite(logs: list[Log], state: TrainState, good: dict) -> None:
-    """Put ``good`` back into ``state`` and raise DivergedError if a loss since then, or a weight, is not finite."""
-    measured = [(name, getattr(log, name), log.step) for log in logs for name in ("d_loss", "g_loss")]
-    faults = [f"{name} is {value} at step {step}" for name, value, step in measured if not math.isfinite(value)]
-    weights = [*state.G.parameters(), *state.D.parameters()]
-    if not torch.stack(torch._foreach_norm(weights)).isfinite().all():  # a finite loss can have a NaN gradient
+def stop_on_nan(
+    logs: Iterable[Log], state: TrainState, every: int = 50, last: int | None = None
+) -> Iterator[Log]:
+    """Pass on the logs of ``train``; if a loss or a weight is not finite, roll back and raise.
+
+    ``for log in stop_on_nan(train(state, data, recipe), state, last=recipe.steps)``
+
+    Args:
+        logs: what ``train`` yields.
+        state: the state that is trained.
+        every: steps between two checks, each of which copies the state. Logs in between are passed
+            on unchecked; save after checked steps.
+        last: a step to check before its log is passed on, in any case: ``recipe.steps``, to save
+            there. Without it the last steps are checked once ``logs`` ends.
+
+    Raises:
+        DivergedError: a d_loss, a g_loss, or a parameter of G or D is not finite. ``state`` is that
+            of the last check, or the initial one: save it, or train on with lower learning rates.
+    """
+    good, unchecked = copy.deepcopy(state.state_dict()), []
+    for log in logs:
+        unchecked.append(log)
+        if log.step % every == 0 or log.step == last:
+            _restore_if_diverged(unchecked, state, good)
+            good, unchecked = copy.deepcopy(state.state_dict()), []
+        yield log
+    _restore_if_diverged(unchecked, state, good)
+
+
+def _restore_if_diverged(logs: list[Log], state: TrainState, good: dict) -> None:
+    """Restore ``good`` and raise DivergedError if a loss of ``logs`` or a weight is not finite."""
+    faults = [
+        f"{name} is {log[name]} at step {log.step}"
+        for log in logs
+        for name in ("d_loss", "g_loss")
+        if not math.isfinite(log[name])
+    ]
+    norms = torch.stack(torch._foreach_norm([*state.G.parameters(), *state.D.parameters()]))
+    if not norms.isfinite().all():  # a finite loss may have a NaN gradient
         faults.append(f"a weight is NaN or infinite after step {state.step}")
     if faults:
         state.load_state_dict(good)
-        raise DivergedError(
-            f"{faults[0]}; the state is that of step {state.step} again; "
-            "lower the learning rates, add a penalty (r1), or look for bad data"
-        )
+        advice = "lower the learning rates, add a penalty (r1), or look for bad data"
+        raise DivergedError(f"{faults[0]}; restored the state of step {state.step}; {advice}")

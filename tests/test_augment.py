@@ -1,11 +1,11 @@
-"""DiffAugment: what each part does to an image, and that gradients pass through it."""
+"""DiffAugment: what each part does to an image, gradients through it, and resumed runs."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_tutorial import augment, losses, networks, training
+from gan_tutorial import augment, recipes, training
 
 
 def rng(seed: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
@@ -21,7 +21,7 @@ def test_colour_changes_brightness_contrast_and_saturation_within_their_ranges(c
     before = images(16, channels, seed=seed)
     after = augment.colour(before, rng(seed))
     shift = after.mean((1, 2, 3)) - before.mean((1, 2, 3))
-    assert shift.abs().max() <= 0.5 + 1e-5, "brightness alone moves the mean"
+    assert shift.abs().max() <= 0.5 + 1e-5, "only brightness changes the mean"
     grey = [x.mean(1) - x.mean((1, 2, 3))[:, None, None] for x in (before, after)]
     contrast = grey[1].flatten(1).norm(dim=1) / grey[0].flatten(1).norm(dim=1)
     assert contrast.min() >= 0.5 - 1e-4
@@ -66,7 +66,7 @@ def test_cutout_removes_one_rectangle(seed):
         assert 2 <= columns <= 5
 
 
-def test_cutout_leaves_no_pixel_out_of_reach():
+def test_cutout_can_remove_any_pixel():
     after = augment.cutout(torch.ones(4000, 1, 8, 8), rng())
     gone = (after == 0).float().mean((0, 1))
     assert gone.min() > 0.02
@@ -74,12 +74,12 @@ def test_cutout_leaves_no_pixel_out_of_reach():
 
 
 @pytest.mark.parametrize("part", augment.POLICY)
-def test_each_part_is_linear_enough_for_autograd(part):
+def test_the_gradient_of_each_part_equals_finite_differences(part):
     given = images(3, 3, 6).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: augment.augment(x, (part,), rng(5)), given)
 
 
-def test_no_policy_changes_nothing_and_draws_nothing():
+def test_an_empty_policy_changes_nothing_and_uses_no_random_numbers():
     generator, before = rng(), images()
     assert augment.augment(before, (), generator) is before
     assert torch.equal(torch.rand(2, generator=generator), torch.rand(2, generator=rng()))
@@ -87,36 +87,39 @@ def test_no_policy_changes_nothing_and_draws_nothing():
 
 def test_the_same_generator_gives_the_same_change(device):
     before = images().to(device)
-    one, two, other = (augment.augment(before, augment.POLICY, rng(seed, device)) for seed in (1, 1, 2))
+    one, two, other = (
+        augment.augment(before, augment.POLICY, rng(seed, device)) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
 
-def test_the_gradient_reaches_the_generator_and_training_sees_the_change(pictures, device):
-    """The same two steps with and without augmentation end in other weights of both networks."""
+def test_gradients_reach_the_generator_and_augmentation_changes_the_training(pictures, device):
+    """The same two steps give other weights of both networks with and without augmentation."""
     states = {}
     for policy in ((), augment.POLICY):
         config = training.TrainConfig(steps=2, batch_size=8, augment=policy)
         torch.manual_seed(0)
-        pair = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=4, width=4).build()
-        states[policy] = training.TrainState.fresh(*pair, config, device)
-        list(training.train(states[policy], pictures, losses.objective("hinge"), config))
-        assert all(p.grad.abs().sum() > 0 for name, p in states[policy].G.named_parameters() if "bias" not in name)
+        pair = recipes.Recipe(shape=(1, 8, 8), latent_dim=4, width=4).build()
+        states[policy] = training.TrainState.init(*pair, config, device)
+        list(training.train(states[policy], pictures, config))
+        weights = [p for name, p in states[policy].G.named_parameters() if "bias" not in name]
+        assert all(p.grad.abs().sum() > 0 for p in weights)
     for name in ("G", "D"):
         plain, changed = (getattr(state, name).layers[0].weight for state in states.values())
         assert not torch.equal(plain, changed)
 
 
-def test_a_breaks_run_augments_as_the_unbroken_one(pictures):
-    """What augmentation draws comes from (seed, step), like all else."""
+def test_a_resumed_run_augments_like_an_uninterrupted_one(pictures):
+    """Its random numbers depend on seed and step only."""
     config = training.TrainConfig(steps=6, batch_size=4, augment=augment.POLICY)
     ends = []
     for breaks in ((), (2, 3)):
         torch.manual_seed(0)
-        pair = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=4, width=2).build()
-        state = training.TrainState.fresh(*pair, config)
+        pair = recipes.Recipe(shape=(1, 8, 8), latent_dim=4, width=2).build()
+        state = training.TrainState.init(*pair, config)
         for stop in (*breaks, 6):
-            for log in training.train(state, pictures, losses.objective("hinge"), config):
+            for log in training.train(state, pictures, config):
                 if log.step == stop:
                     break
         ends.append(torch.cat([p.flatten() for p in state.G.parameters()]))

@@ -1,3 +1,5 @@
+"""Checkpoints: complete or absent, the same bits back, and runs that survive being killed."""
+
 import json
 import multiprocessing
 import pickle
@@ -7,23 +9,32 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict, replace
 
 import pytest
 import safetensors.torch
 import torch
 
-from gan_tutorial import checkpoints, data, features, losses, networks, recipes, sampling, training
+from gan_tutorial import checkpoints, data, networks, recipes, sampling, training
 from gan_tutorial.__main__ import main
-from gan_tutorial.runs import CHECKPOINT
+from gan_tutorial.classifier import load_classifier
 
-PAIR = networks.NetworkConfig(width=4, latent_dim=8, spectral=True)
+CHECKPOINT = checkpoints.Run.CHECKPOINT
+SMALL = recipes.Recipe(width=4, latent_dim=8, steps=6, batch_size=8)
 IMAGES = data.load_images("digits").subset(slice(200))
-HINGE = losses.objective("hinge")
 
 
-def fresh(config, seed=0, pair=PAIR):
-    torch.manual_seed(seed)
-    return training.TrainState.fresh(*pair.build(), config)
+def trained(recipe, state=None):
+    """Return a state after all steps of a recipe."""
+    state = state or recipe.init()
+    for _ in training.train(state, IMAGES, recipe):
+        pass
+    return state
+
+
+def other_state(recipe=SMALL):
+    """Return a state of the same networks with other weights."""
+    return replace(recipe, seed=9).init()
 
 
 def flat(state):
@@ -43,46 +54,47 @@ def same_bits(one, other):
 @pytest.fixture
 def saved(tmp_path):
     """A state after six steps, and where it is saved."""
-    config = training.TrainConfig(steps=6, batch_size=8, r1=0.5)
-    state = fresh(config)
-    for _ in training.train(state, IMAGES, HINGE, config):
-        pass
-    path = tmp_path / "a.safetensors"
-    checkpoints.save(state, path, {"network": PAIR.as_dict(), "note": "six steps"})
+    recipe = replace(SMALL, r1=0.5)
+    state, path = trained(recipe), tmp_path / "a.safetensors"
+    checkpoints.save(state, path, {"recipe": asdict(recipe), "note": "six steps"})
     return state, path
 
 
 def test_what_is_saved_comes_back_with_the_same_bits(saved):
     state, path = saved
-    other = fresh(training.TrainConfig(), seed=1)
+    other = other_state()
     assert not same_bits(state, other)
     checkpoints.restore(other, path)
     assert same_bits(state, other)
-    assert checkpoints.read_settings(path) == {
-        "network": json.loads(json.dumps(PAIR.as_dict())),
-        "note": "six steps",
-        "step": 6,
-    }
+    settings = checkpoints.read_settings(path)
+    assert (settings["note"], settings["step"]) == ("six steps", 6)
+    assert recipes.Recipe(**settings["recipe"]) == replace(SMALL, r1=0.5)
 
 
-@pytest.mark.parametrize("kind", networks.NETWORKS)
+@pytest.mark.parametrize("network", networks.NETWORKS)
 @pytest.mark.parametrize("objective", ["hinge", "relativistic"])
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, kind, objective):
-    pair = networks.NetworkConfig(kind=kind, width=4, latent_dim=8, classes=10, spectral=True)
-    config = training.TrainConfig(steps=20, batch_size=8, r1=0.1, gp=1.0)
-    unbroken = fresh(config, pair=pair)
-    for _ in training.train(unbroken, IMAGES, losses.objective(objective), config):
-        pass
-    broken = fresh(config, pair=pair)
-    for log in training.train(broken, IMAGES, losses.objective(objective), config):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, network, objective):
+    recipe = replace(
+        SMALL, network=network, objective=objective, classes=10, steps=20, r1=0.1, gp=1.0
+    )
+    unbroken, broken, resumed = trained(recipe), recipe.init(), other_state(recipe)
+    for log in training.train(broken, IMAGES, recipe):
         if log.step == 7:
             checkpoints.save(broken, tmp_path / "a.safetensors", {})
             break
-    resumed = fresh(config, seed=9, pair=pair)
     checkpoints.restore(resumed, tmp_path / "a.safetensors")
-    for _ in training.train(resumed, IMAGES, losses.objective(objective), config):
-        pass
-    assert same_bits(unbroken, resumed)
+    assert same_bits(unbroken, trained(recipe, resumed))
+
+
+def test_a_resumed_run_has_the_rates_of_its_recipe(saved):
+    _, path = saved
+    recipe = replace(SMALL, steps=7, lr_G=0.5, lr_D=0.25, betas=(0.5, 0.9))
+    state = recipe.init()
+    checkpoints.restore(state, path)
+    trained(recipe, state)
+    for optimiser, lr in ((state.opt_G, 0.5), (state.opt_D, 0.25)):
+        (group,) = optimiser.param_groups
+        assert (group["lr"], group["betas"]) == (lr, (0.5, 0.9))
 
 
 def test_the_averaged_generator_loads_alone(saved):
@@ -128,8 +140,8 @@ def test_a_truncated_file_is_refused_and_the_state_is_unchanged(saved, share):
     state, path = saved
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    other, untouched = fresh(training.TrainConfig(), seed=1), fresh(training.TrainConfig(), seed=1)
-    with pytest.raises(checkpoints.CheckpointError, match="not a whole safetensors file"):
+    other, untouched = other_state(), other_state()
+    with pytest.raises(checkpoints.CheckpointError, match="not a complete safetensors file"):
         checkpoints.restore(other, path)
     assert same_bits(other, untouched)
 
@@ -154,10 +166,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
     path = tmp_path / "trap.safetensors"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(checkpoints.CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(checkpoints.CheckpointError, match="not a complete safetensors file"):
         checkpoints.load_generator(path)
     torch.save({"G": Trap()}, path)
-    with pytest.raises(checkpoints.CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(checkpoints.CheckpointError, match="not a complete safetensors file"):
         checkpoints.load_generator(path)
     assert not (tmp_path / "sprung").exists()
 
@@ -165,7 +177,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 def _save_without_end(path, stop):
     """Save one state over another, as a training does; the target of a process."""
     torch.set_num_threads(1)
-    state = fresh(training.TrainConfig())
+    state = SMALL.init()
     while not stop.is_set():
         with torch.no_grad():
             next(state.G.parameters()).add_(1e-3)
@@ -193,51 +205,60 @@ def test_a_checkpoint_can_be_read_while_a_run_replaces_it(tmp_path):
 def test_another_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(2)}, path)
-    with pytest.raises(checkpoints.CheckpointError, match="not a gan_tutorial checkpoint"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match="has the format null, not 'gan_tutorial checkpoint 2'"
+    ):
         checkpoints.read_settings(path)
 
 
 def test_other_networks_are_refused_and_the_state_is_unchanged(saved):
     _, path = saved
-    pair = networks.NetworkConfig(width=6, latent_dim=8)
-    other, untouched = (fresh(training.TrainConfig(), pair=pair) for _ in range(2))
+    recipe = replace(SMALL, width=6)
+    other, untouched = recipe.init(), recipe.init()
     with pytest.raises(checkpoints.CheckpointError, match="other networks: G.layers"):
         checkpoints.restore(other, path)
     assert same_bits(other, untouched)
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(saved):
-    """A process that may write no file above 10 kB fails with a clear error; what was saved stays whole."""
+    """A process that may write no file above 10 kB fails with a clear error."""
     _, path = saved
     good = path.read_bytes()
     program = f"""
         import resource, torch
-        from gan_tutorial import checkpoints, networks, training
+        from gan_tutorial import checkpoints, recipes
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        pair = networks.NetworkConfig(width=4, latent_dim=8, spectral=True)
-        state = training.TrainState.fresh(*pair.build(), training.TrainConfig())
+        state = recipes.Recipe(width=4, latent_dim=8).init()
         try:
             checkpoints.save(state, {str(path)!r}, {{}})
         except OSError as error:
             print("refused:", error)
     """
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
     assert "refused:" in run.stdout
-    assert "File too large; what was there is kept" in run.stdout
+    assert "File too large; the previous file is kept" in run.stdout
     assert path.name in run.stdout
     assert path.read_bytes() == good
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, capsys, monkeypatch):
-    """SIGKILL at random moments, also while a checkpoint is written; each time the same command with --resume."""
-    command = "train --data digits --width 4 --latent-dim 8 --batch-size 8 --steps 1000 --save-every 1 --device cpu"
+def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path, capsys, monkeypatch
+):
+    """SIGKILL at random moments, also during a write, then the same command with --resume."""
+    command = (
+        "train --width 4 --latent-dim 8 --batch-size 8 --steps 1000 --save-every 1 --device cpu"
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of several runs would wait for each other
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_tutorial.__main__"])
 
     def start(out, *more):
-        process = context.Process(target=main, args=([*command.split(), "--out", str(tmp_path / out), *more],))
+        process = context.Process(
+            target=main, args=([*command.split(), "--out", str(tmp_path / out), *more],)
+        )
         process.start()
         return process
 
@@ -247,20 +268,23 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     for kill in range(20):
         before = max(steps, default=0)
         process = start("broken", "--resume")
-        while kill % 4 and not (checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before):
-            time.sleep(0.005)  # three times of four it is killed after it has come further, else perhaps before
+        while kill % 4 and not (
+            checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before
+        ):
+            time.sleep(0.005)  # three times of four it is killed after a step, else at any time
             assert process.exitcode is None
         if kill % 4 == 1:
             while not partial.exists() and process.exitcode is None:
                 pass  # a write has begun: kill in the middle of it
         else:
             process.join(timeout=choose.uniform(0.0, 0.2))
-        assert process.exitcode is None, "the run ended before it was killed 20 times: give it more steps"
+        assert process.exitcode is None, "the run ended too early: give it more steps"
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         half_written += partial.exists()
-        steps.append(checkpoints.read_settings(checkpoint)["step"] if checkpoint.exists() else 0)  # never unreadable
+        # Reading it must never fail.
+        steps.append(checkpoints.read_settings(checkpoint)["step"] if checkpoint.exists() else 0)
     for out, more in (("broken", ["--resume"]), ("unbroken", [])):
         process = start(out, *more)
         process.join(timeout=300)
@@ -268,31 +292,45 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     assert steps == sorted(steps)
     assert half_written > 0, "no kill fell into a write"
     assert len(set(steps)) > 10, "the kills came too early to test anything"
-    config, pair = training.TrainConfig(), networks.NetworkConfig(width=4, latent_dim=8, classes=10)
-    broken, unbroken = (fresh(config, seed, pair) for seed in (1, 2))
+    recipe = replace(SMALL, classes=10)
+    broken, unbroken = recipe.init(), other_state(recipe)
     checkpoints.restore(broken, checkpoint)
     checkpoints.restore(unbroken, tmp_path / "unbroken" / CHECKPOINT)
     assert same_bits(broken, unbroken)
-    assert (tmp_path / "broken" / "log.csv").read_text() == (tmp_path / "unbroken" / "log.csv").read_text()
+    logs = [(tmp_path / name / "log.csv").read_text() for name in ("broken", "unbroken")]
+    assert logs[0] == logs[1]
     with capsys.disabled():
         print(f"\nkilled at steps {steps}, {half_written} of 20 in a write")
 
 
+def test_an_old_checkpoint_is_named(saved):
+    """Format 1 had other settings; the header says so before anything else is read."""
+    _, path = saved
+    content = path.read_bytes()
+    header = {"format": json.dumps("gan_tutorial checkpoint 1"), "step": "6", "settings": "{}"}
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load(content), header))
+    with pytest.raises(
+        checkpoints.CheckpointError,
+        match='has the format "gan_tutorial checkpoint 1", not .*; give a file',
+    ):
+        checkpoints.load_generator(path)
+
+
 @pytest.mark.parametrize("name", data.BUNDLED)
-def test_the_bundled_pair_draws_what_it_is_asked_for(name):
-    """A hundred samples of each class: the classifier takes nearly all digits, and most clothes, for what was asked."""
-    G, settings = checkpoints.load_generator(checkpoints.bundled(name))
+def test_the_bundled_generator_makes_the_class_it_is_given(name):
+    """The classifier sees nearly all digits, and most clothes, as the class that was given."""
+    G, settings = checkpoints.load_generator(name)
     assert (settings["data"], settings["step"]) == (name, 0)
-    labels = torch.arange(1000).remainder(10)
-    samples = sampling.sample(G, sampling.latents(1000, G.latent_dim, seed=5), labels)
-    _, seen = features.load_classifier(name).describe(samples)
-    assert (seen == labels).float().mean() > (0.95 if name == "digits" else 0.8)
+    samples = sampling.generate(G, 1000, seed=5)
+    _, seen = load_classifier(name).extract(samples)
+    accuracy = (seen == sampling.labels(G, 1000)).float().mean()
+    assert accuracy > (0.95 if name == "digits" else 0.8)
 
 
 def test_a_warm_start_takes_networks_but_neither_steps_nor_moments():
-    state = recipes.preset("best").fresh()
-    checkpoints.warm_start(state, checkpoints.bundled("digits"))
-    G, _ = checkpoints.load_generator(checkpoints.bundled("digits"))
+    state = recipes.preset("best").init()
+    checkpoints.warm_start(state, checkpoints.find("digits"))
+    G, _ = checkpoints.load_generator("digits")
     for name, value in G.state_dict().items():
         assert torch.equal(state.G.state_dict()[name], value)
         assert torch.equal(state.G_ema.state_dict()[name], value)
@@ -302,8 +340,8 @@ def test_a_warm_start_takes_networks_but_neither_steps_nor_moments():
 
 
 def test_a_warm_start_from_other_networks_changes_nothing():
-    state = recipes.preset("best").variant(width=8).fresh()
-    before = [p.clone() for p in state.D.parameters()]
-    with pytest.raises(checkpoints.CheckpointError, match="holds other networks"):
-        checkpoints.warm_start(state, checkpoints.bundled("digits"))
-    assert all(torch.equal(a, b) for a, b in zip(before, state.D.parameters(), strict=True))
+    recipe = replace(recipes.preset("best"), width=8)
+    state, untouched = recipe.init(), recipe.init()
+    with pytest.raises(checkpoints.CheckpointError, match="has other networks"):
+        checkpoints.warm_start(state, checkpoints.find("digits"))
+    assert same_bits(state, untouched)

@@ -1,4 +1,4 @@
-"""Images and points: their ranges, their batches, and every place they are read from."""
+"""Sets of images: value ranges, batches, and every source they are loaded from."""
 
 import gzip
 import hashlib
@@ -40,17 +40,17 @@ def test_to_bytes_rounds_to_the_nearest_value(seed, channels):
     assert (back - images).abs().max() <= 1 / 255 + 1e-6
 
 
-def test_to_bytes_forgives_rounding_errors_only():
+def test_to_bytes_tolerates_rounding_errors_only():
     assert data.to_bytes(torch.full((1, 1, 1, 1), 1 + 5e-5)).item() == 255
-    with pytest.raises(data.DataError, match=r"reach 1\.001"):
+    with pytest.raises(data.DataError, match=r"not float32 .* to 1\.001"):
         data.to_bytes(torch.full((1, 1, 1, 1), 1.001))
 
 
-def test_nothing_is_to_scale_in_an_empty_tensor():
+def test_an_empty_tensor_keeps_its_shape_when_scaled():
     assert data.to_unit_range(torch.empty(0, 1, 2, 2)).shape == (0, 1, 2, 2)
 
 
-def test_require_images_leaves_the_graph_alone():
+def test_require_images_accepts_gradients_and_half_precision():
     images = torch.zeros(1, 1, 2, 2, requires_grad=True)
     data.require_images(images, (1, 2, 2))
     data.require_images(images.half())
@@ -60,7 +60,7 @@ def test_require_images_leaves_the_graph_alone():
 # Sets of images
 
 
-def test_an_image_set_knows_its_size_shape_and_range(pictures):
+def test_an_image_set_has_a_size_a_shape_and_scaled_images(pictures):
     assert len(pictures) == 40
     assert pictures.shape == (1, 8, 8)
     assert pictures.images.shape == (40, 1, 8, 8)
@@ -83,7 +83,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, seed, step, count
     assert torch.equal(labels, labels_again)
 
 
-def test_a_batch_holds_images_of_the_set_with_their_labels(pictures, device):
+def test_a_batch_consists_of_images_of_the_set_with_their_labels(pictures, device):
     images, labels = pictures.to(device).batch(400, runtime.step_rng(0, 0, device))
     assert images.device.type == labels.device.type == device.type
     assert images.shape == (400, 1, 8, 8)
@@ -104,7 +104,7 @@ def test_a_set_on_a_device_is_the_same_set(pictures, device):
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("digits", (8000, 2000)), ("fashion", (10_000, 2000))])
-def test_the_bundled_sets_are_whole(name, sizes):
+def test_the_bundled_sets_are_complete(name, sizes):
     train, test = data.load_images(name), data.load_images(name, "test")
     assert (len(train), len(test)) == sizes
     for images in (train, test):
@@ -112,7 +112,7 @@ def test_the_bundled_sets_are_whole(name, sizes):
         assert images.name == name
         counts = images.labels.bincount()
         assert len(counts) == len(images.classes) == 10
-        assert counts.min() > 0.8 * counts.float().mean(), "every class has its share"
+        assert counts.min() > 0.8 * counts.float().mean(), "the classes are nearly balanced"
         assert images.pixels.min() == 0
         assert images.pixels.max() == 255
     seen = {image.numpy().tobytes() for image in train.pixels}
@@ -120,7 +120,7 @@ def test_the_bundled_sets_are_whole(name, sizes):
     assert shared <= 2, f"{shared} held-out images are training images too"
 
 
-def test_bundled_images_resize_and_take_colour(held_out_digits):
+def test_bundled_images_are_resized_and_converted_to_colour(held_out_digits):
     images = data.load_images("digits", "test", size=32, channels=3)
     assert images.shape == (3, 32, 32)
     assert torch.equal(images.labels, held_out_digits.labels)
@@ -139,23 +139,29 @@ def copied_assets(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_bundled_file_is_checked_against_its_sum(copied_assets):
+def test_a_bundled_file_is_checked_against_its_checksum(copied_assets):
     assert data.asset("digits-test.npz") == copied_assets / "digits-test.npz"
     content = bytearray((copied_assets / "digits-test.npz").read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     (copied_assets / "digits-test.npz").write_bytes(content)
-    with pytest.raises(data.DataError, match=r"digits-test\.npz is damaged .*install the package again"):
+    with pytest.raises(
+        data.DataError, match=r"digits-test\.npz is damaged .*install the package again"
+    ):
         data.load_images("digits", "test")
 
 
 def test_a_missing_bundled_file_is_named(copied_assets):
-    with pytest.raises(data.DataError, match=r"digits-train\.npz is missing from .*install the package again"):
+    with pytest.raises(
+        data.DataError, match=r"digits-train\.npz is missing from .*install the package again"
+    ):
         data.load_images("digits")
-    with pytest.raises(data.DataError, match=r"no bundled file is called 'cats'; there are .*digits-test\.npz"):
+    with pytest.raises(
+        data.DataError, match=r"no bundled file is called 'cats'; there are .*digits-test\.npz"
+    ):
         data.asset("cats")
 
 
-def test_every_bundled_file_has_a_sum_that_fits():
+def test_every_bundled_file_matches_its_checksum():
     names = {path.name for path in ASSETS.iterdir()} - {"SHA256SUMS", "__pycache__", "__init__.py"}
     listed = {line.split()[1] for line in (ASSETS / "SHA256SUMS").read_text().splitlines()}
     assert {name for name in names if name.endswith((".npz", ".safetensors"))} <= listed
@@ -166,7 +172,9 @@ def test_every_bundled_file_has_a_sum_that_fits():
 # Folders
 
 
-def paint(path: Path, colour: tuple[int, ...], size: tuple[int, int] = (12, 10), mode: str = "RGB") -> Path:
+def paint(
+    path: Path, colour: tuple[int, ...], size: tuple[int, int] = (12, 10), mode: str = "RGB"
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
     return path
@@ -174,7 +182,7 @@ def paint(path: Path, colour: tuple[int, ...], size: tuple[int, int] = (12, 10),
 
 @pytest.fixture
 def zoo(tmp_path) -> Path:
-    """Two classes, one of them nested: ten red cats, five blue dogs; and much that is no image of a class."""
+    """Ten red cats in two subfolders and five blue dogs; also files and folders to be ignored."""
     for i in range(10):
         paint(tmp_path / "zoo" / "cats" / ("big" if i % 2 else "small") / f"{i}.png", (200, 0, 0))
     for i in range(5):
@@ -204,44 +212,46 @@ def test_every_fifth_image_of_a_class_is_held_out(tmp_path):
     assert train.classes == (tmp_path.name,)
 
 
-def test_images_of_a_folder_take_the_wanted_shape(zoo):
+def test_images_of_a_folder_are_converted_to_the_requested_shape(zoo):
     images = data.load_images(zoo, "test", size=20, channels=1)
     assert images.shape == (1, 20, 20)
     assert images.labels.tolist() == [0, 0, 1]
     assert images.pixels[0].unique().item() == pytest.approx(0.299 * 200, abs=1)
 
 
-def test_long_images_are_cropped_about_their_middle(tmp_path):
+def test_long_images_are_cropped_to_a_central_square(tmp_path):
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = 255
     Image.fromarray(picture).save(tmp_path / "0.png")
     assert data.load_images(tmp_path, size=10).pixels.unique().tolist() == [255]
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("L", 7), ("RGBA", (7, 7, 7, 0)), ("P", 7), ("CMYK", (248,) * 3 + (0,))])
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("L", 7), ("RGBA", (7, 7, 7, 0)), ("P", 7), ("CMYK", (248,) * 3 + (0,))]
+)
 def test_images_of_any_mode_become_colour(tmp_path, mode, colour):
     paint(tmp_path / "0.tif", colour, mode=mode)
     assert data.load_images(tmp_path).pixels.shape == (1, 3, 32, 32)
 
 
-def test_images_beside_an_empty_subfolder_are_found(tmp_path):
+def test_an_empty_subfolder_is_not_a_class(tmp_path):
     paint(tmp_path / "0.png", (0, 0, 0))
     (tmp_path / "empty").mkdir()
     assert len(data.load_images(tmp_path)) == 1
 
 
-def test_a_folder_without_images_tells_what_it_holds(tmp_path):
-    with pytest.raises(data.DataError, match=r"holds no image \(\.jpg.*it holds nothing"):
+def test_a_folder_without_images_is_refused_with_what_it_contains(tmp_path):
+    with pytest.raises(data.DataError, match=r"has no image \(\.jpg.*, but nothing"):
         data.load_images(tmp_path)
     (tmp_path / "report.pdf").touch()
-    with pytest.raises(data.DataError, match=r"it holds report\.pdf"):
+    with pytest.raises(data.DataError, match=r"but report\.pdf"):
         data.load_images(tmp_path)
 
 
 def test_a_damaged_image_is_named(tmp_path):
     whole = paint(tmp_path / "0.png", (1, 2, 3), size=(99, 99)).read_bytes()
     (tmp_path / "0.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(data.DataError, match=r"0\.png is not a readable image .*mend or remove it"):
+    with pytest.raises(data.DataError, match=r"0\.png cannot be read .*repair or delete it"):
         data.load_images(tmp_path)
 
 
@@ -255,12 +265,13 @@ def test_one_image_is_too_few_for_a_held_out_split(tmp_path):
 
 
 def idx(array: np.ndarray) -> bytes:
-    """Return an array of bytes in the format of MNIST's files."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    """Return an array of bytes in the IDX format of MNIST's files."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
 
 
 def write_mnist(folder: Path, packed: bool = False) -> dict[str, np.ndarray]:
-    """Write 20 training and 10 test images as torchvision unpacks them, or as a system package packs them."""
+    """Write 20 training and 10 test images: unpacked as by torchvision, or packed as by Debian."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     written = {}
@@ -269,7 +280,8 @@ def write_mnist(folder: Path, packed: bool = False) -> dict[str, np.ndarray]:
         written[f"{split}-labels-idx1-ubyte"] = np.arange(count) % 10
     for name, array in written.items():
         content = idx(array)
-        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+        path = folder / (name + ".gz" * packed)
+        path.write_bytes(gzip.compress(content) if packed else content)
     return written
 
 
@@ -302,10 +314,10 @@ def test_files_of_a_system_package_are_found(nothing_installed):
     images = data.load_images("mnist", "test", size=32)
     assert images.shape == (1, 32, 32)
     assert (images.labels.numpy() == written["t10k-labels-idx1-ubyte"]).all()
-    assert not (nothing_installed / "home").exists(), "nothing is unpacked for good"
+    assert not (nothing_installed / "home").exists(), "no unpacked copy is kept"
 
 
-def test_ones_own_files_go_before_the_systems(nothing_installed):
+def test_the_users_files_take_precedence_over_the_systems(nothing_installed):
     write_mnist(nothing_installed / "share" / "datasets" / "mnist", packed=True)
     raw = nothing_installed / "root" / "MNIST" / "raw"
     write_mnist(raw)
@@ -315,12 +327,12 @@ def test_ones_own_files_go_before_the_systems(nothing_installed):
 
 def test_fashion_mnist_of_the_system():
     if data._system_folder("fashion-mnist") is None:
-        pytest.skip("the system has no package of fashion-mnist, such as Debian's dataset-fashion-mnist")
+        pytest.skip("needs a system package such as Debian's dataset-fashion-mnist")
     images = data.load_images("fashion-mnist", "test")
     assert images.labels.bincount().tolist() == [1000] * 10
     whole = {image.numpy().tobytes() for image in images.pixels}
     bundled = data.load_images("fashion", "test")
-    assert all(image.numpy().tobytes() in whole for image in bundled.pixels), "the bundled part is a part of it"
+    assert all(image.numpy().tobytes() in whole for image in bundled.pixels), "a subset"
 
 
 @pytest.mark.parametrize("keep", [0, 3, 12, 2000])
@@ -333,7 +345,9 @@ def test_truncated_files_of_torchvision_are_refused(nothing_installed, keep):
         data.load_images("mnist", root=nothing_installed / "root")
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:40], lambda c: b"no gzip", lambda c: c[:200] + b"\0" * 40 + c[240:]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:40], lambda c: b"no gzip", lambda c: c[:200] + b"\0" * 40 + c[240:]]
+)
 def test_damaged_files_of_a_system_package_are_refused(nothing_installed, damage):
     folder = nothing_installed / "share" / "datasets" / "mnist"
     write_mnist(folder, packed=True)
@@ -343,14 +357,16 @@ def test_damaged_files_of_a_system_package_are_refused(nothing_installed, damage
         data.load_images("mnist")
 
 
-def test_missing_files_tell_how_to_get_them(nothing_installed):
-    with pytest.raises(data.DataError, match=r"mnist cannot be read from .*gan_tutorial.*root=.*download=True"):
+def test_the_error_for_missing_files_says_how_to_get_them(nothing_installed):
+    with pytest.raises(
+        data.DataError, match=r"mnist cannot be read from .*gan_tutorial.*root=.*download=True"
+    ):
         data.load_images("mnist")
     with pytest.raises(data.DataError, match="cifar10 cannot be read from"):
         data.load_images("cifar10")
 
 
-def test_download_is_torchvisions(nothing_installed, monkeypatch):
+def test_download_is_left_to_torchvision(nothing_installed, monkeypatch):
     def fetch(self):
         write_mnist(Path(self.raw_folder))
 
@@ -358,7 +374,7 @@ def test_download_is_torchvisions(nothing_installed, monkeypatch):
     assert len(data.load_images("mnist", download=True)) == 20
 
 
-def test_a_failed_download_is_told(nothing_installed, monkeypatch):
+def test_a_failed_download_is_reported(nothing_installed, monkeypatch):
     def fail(self):
         raise URLError("no route to host")
 
@@ -369,7 +385,7 @@ def test_a_failed_download_is_told(nothing_installed, monkeypatch):
 
 @pytest.fixture
 def cifar(nothing_installed, monkeypatch) -> tuple[Path, np.ndarray]:
-    """CIFAR-10 with four images in each file, and torchvision told their sums."""
+    """CIFAR-10 with four images in each file; torchvision's checksums are patched to match."""
     root = nothing_installed / "root"
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -381,7 +397,8 @@ def cifar(nothing_installed, monkeypatch) -> tuple[Path, np.ndarray]:
 
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     sums = [
-        [name, write(name, {"data": pixels[4 * i : 4 * i + 4], "labels": [i, 9, 0, 1]})] for i, name in enumerate(names)
+        [name, write(name, {"data": pixels[4 * i : 4 * i + 4], "labels": [i, 9, 0, 1]})]
+        for i, name in enumerate(names)
     ]
     kind = torchvision.datasets.CIFAR10
     meta = write(kind.meta["filename"], {"label_names": [f"class {i}" for i in range(10)]})
@@ -391,7 +408,7 @@ def cifar(nothing_installed, monkeypatch) -> tuple[Path, np.ndarray]:
     return root, pixels.reshape(24, 3, 32, 32)
 
 
-def test_cifar10_keeps_its_colours_and_rows(cifar):
+def test_cifar10_keeps_its_channels_and_rows(cifar):
     root, pixels = cifar
     train, test = (data.load_images("cifar10", split, root=root) for split in data.SPLITS)
     assert (train.pixels.numpy() == pixels[:20]).all()
@@ -401,15 +418,16 @@ def test_cifar10_keeps_its_colours_and_rows(cifar):
     assert train.pixels.is_contiguous()
 
 
-def test_cifar10_turns_grey(cifar):
+def test_cifar10_is_converted_to_grey(cifar):
     root, pixels = cifar
     grey = data.load_images("cifar10", "test", root=root, channels=1).pixels
     weights = np.array([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)
-    assert np.abs(grey.numpy() - (pixels[20:] * weights).sum(1, keepdims=True)).max() < 1.1  # torchvision rounds down
+    expected = (pixels[20:] * weights).sum(1, keepdims=True)
+    assert np.abs(grey.numpy() - expected).max() < 1.1  # torchvision rounds down
 
 
-def test_a_tampered_pickle_of_cifar10_is_not_opened(cifar):
-    """Unpickling can run code, so the sum is compared before."""
+def test_a_tampered_pickle_of_cifar10_is_not_unpickled(cifar):
+    """Unpickling can run code, so the checksum is compared first."""
     root, _ = cifar
     path = root / "cifar-10-batches-py" / "test_batch"
 

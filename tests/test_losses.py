@@ -1,4 +1,4 @@
-"""The objectives against references, closed forms and finite differences; the game's theory against quadrature."""
+"""Losses against references, closed forms and finite differences; theory against quadrature."""
 
 import inspect
 import math
@@ -48,7 +48,7 @@ REFERENCES = {
     ("relativistic", "d_loss"): lambda r, f: cross_entropy(r - f, 1),
     ("relativistic", "g_loss"): lambda r, f: cross_entropy(f - r, 1),
 }
-# Derivative of the generator's loss with respect to a single fake logit o, with a real logit of 0 beside it.
+# Derivative of G's loss with respect to a single fake logit o, paired with a real logit of 0.
 SLOPES = {
     "minimax": lambda o: -torch.sigmoid(o),
     "non_saturating": lambda o: -(1 - torch.sigmoid(o)),
@@ -68,7 +68,7 @@ def test_the_references_cover_every_objective():
 @given(seed=st.integers(0, 2**32), scale=st.floats(0.01, 20))
 def test_losses_equal_their_references(name, player, seed, scale):
     real, fake = logits(seed, scale=scale)
-    ours = getattr(losses.objective(name), player)(real, fake)
+    ours = getattr(losses.OBJECTIVES[name], player)(real, fake)
     assert ours.shape == ()
     torch.testing.assert_close(ours, REFERENCES[name, player](real, fake))
 
@@ -76,43 +76,45 @@ def test_losses_equal_their_references(name, player, seed, scale):
 @pytest.mark.parametrize(("name", "player"), PLAYERS)
 def test_gradients_equal_finite_differences(name, player):
     real, fake = (x.requires_grad_() for x in logits())
-    loss = getattr(losses.objective(name), player)
-    uses_real = player == "d_loss" or losses.objective(name).pairs
-    assert torch.autograd.gradcheck(loss if uses_real else lambda f: loss(real, f), (real, fake) if uses_real else fake)
+    loss = getattr(losses.OBJECTIVES[name], player)
+    uses_real = player == "d_loss" or losses.OBJECTIVES[name].pairs
+    function = loss if uses_real else lambda f: loss(real, f)
+    assert torch.autograd.gradcheck(function, (real, fake) if uses_real else fake)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slopes_equal_their_closed_forms(name):
     o = torch.linspace(-9, 9, 37, dtype=torch.float64, requires_grad=True)
-    total = losses.objective(name).g_loss(torch.zeros_like(o), o) * len(o)
+    total = losses.OBJECTIVES[name].g_loss(torch.zeros_like(o), o) * len(o)
     (slopes,) = torch.autograd.grad(total, o)
     torch.testing.assert_close(slopes, SLOPES[name](o.detach()))
 
 
 def test_cross_entropy_is_the_games_value():
-    """With D = σ(logit), d_loss = -V(D, G) and minimax_g is the part of V that G can change: the game is zero-sum."""
+    """With D = σ(logit), d_loss is -V(D, G), and minimax_g is the part of V that depends on G."""
     real, fake = logits()
     value = torch.sigmoid(real).log().mean() + (1 - torch.sigmoid(fake)).log().mean()
     torch.testing.assert_close(losses.cross_entropy_d(real, fake), -value)
     torch.testing.assert_close(losses.minimax_g(real, fake), (1 - torch.sigmoid(fake)).log().mean())
 
 
-def test_at_the_games_solution_d_pays_log_four():
+def test_the_loss_of_d_at_the_equilibrium_is_log_four():
     even = torch.zeros(5)
     assert losses.cross_entropy_d(even, even).item() == pytest.approx(math.log(4))
     assert losses.relativistic_d(even, even).item() == pytest.approx(math.log(2))
     assert losses.hinge_d(even, even).item() == 2
 
 
-def test_minimax_saturates_where_d_is_sure_of_the_fakes_and_the_cure_does_not():
+def test_minimax_saturates_where_d_is_sure_of_the_fakes_and_non_saturating_does_not():
     for name, expected in (("minimax", 0.0), ("non_saturating", -1.0)):
         o = torch.tensor([-20.0], requires_grad=True)
-        losses.objective(name).g_loss(o, o).backward()
+        losses.OBJECTIVES[name].g_loss(o, o).backward()
         assert o.grad.item() == pytest.approx(expected, abs=1e-8)
 
 
-def test_hinge_leaves_alone_what_is_far_on_the_right_side():
-    real, fake = torch.tensor([1.5, 9.0], requires_grad=True), torch.tensor([-1.5, -9.0], requires_grad=True)
+def test_hinge_has_no_gradient_beyond_the_margin():
+    real = torch.tensor([1.5, 9.0], requires_grad=True)
+    fake = torch.tensor([-1.5, -9.0], requires_grad=True)
     loss = losses.hinge_d(real, fake)
     loss.backward()
     assert loss == 0
@@ -123,9 +125,9 @@ def test_hinge_leaves_alone_what_is_far_on_the_right_side():
 @pytest.mark.parametrize(("name", "player"), PLAYERS)
 @given(real=st.floats(-(2.0**50), 2.0**50, width=32), fake=st.floats(-(2.0**50), 2.0**50, width=32))
 def test_losses_and_gradients_stay_finite_at_huge_logits(name, player, real, fake):
-    """A sigmoid followed by a logarithm is infinite from a logit of -104 on, in float32."""
+    """In float32, the logarithm of a sigmoid is infinite for logits below -104."""
     pair = [torch.tensor([o], requires_grad=True) for o in (real, fake)]
-    loss = getattr(losses.objective(name), player)(*pair)
+    loss = getattr(losses.OBJECTIVES[name], player)(*pair)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(o.grad is None or torch.isfinite(o.grad).all() for o in pair)
@@ -133,23 +135,25 @@ def test_losses_and_gradients_stay_finite_at_huge_logits(name, player, real, fak
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 2**32), shift=st.floats(-30, 30))
-def test_what_a_shift_of_all_logits_changes(name, seed, shift):
-    """A relativistic loss and a critic's see differences only; the other discriminators' losses do not."""
+def test_only_relativistic_and_wasserstein_d_losses_ignore_a_shift_of_all_logits(name, seed, shift):
+    """These two depend on differences of logits only."""
     real, fake = logits(seed)
-    objective = losses.objective(name)
+    objective = losses.OBJECTIVES[name]
     moved = objective.d_loss(real + shift, fake + shift)
     if name in ("relativistic", "wasserstein"):
         torch.testing.assert_close(moved, objective.d_loss(real, fake))
     elif abs(shift) > 20:
         assert abs(moved - objective.d_loss(real, fake)) > 1
     if name == "relativistic":
-        torch.testing.assert_close(objective.g_loss(real + shift, fake + shift), objective.g_loss(real, fake))
+        torch.testing.assert_close(
+            objective.g_loss(real + shift, fake + shift), objective.g_loss(real, fake)
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pairs_says_whether_the_generators_loss_looks_at_the_real_logits(name):
+def test_pairs_says_whether_the_generators_loss_uses_the_real_logits(name):
     real, fake = logits()
-    objective = losses.objective(name)
+    objective = losses.OBJECTIVES[name]
     looks = not torch.equal(objective.g_loss(real, fake), objective.g_loss(real + 1, fake))
     assert looks == objective.pairs
 
@@ -158,7 +162,9 @@ def test_pairs_says_whether_the_generators_loss_looks_at_the_real_logits(name):
 def test_a_relativistic_loss_pairs_the_samples(seed):
     real, fake = logits(seed)
     order = torch.arange(len(real)).flip(0)
-    torch.testing.assert_close(losses.relativistic_d(real, fake), losses.relativistic_d(real[order], fake[order]))
+    torch.testing.assert_close(
+        losses.relativistic_d(real, fake), losses.relativistic_d(real[order], fake[order])
+    )
     assert losses.relativistic_d(real, fake) != losses.relativistic_d(real, fake[order])
 
 
@@ -166,16 +172,13 @@ def test_a_relativistic_loss_pairs_the_samples(seed):
 def test_logits_may_have_any_shape(name):
     real, fake = logits(count=12)
     for player in ("d_loss", "g_loss"):
-        loss = getattr(losses.objective(name), player)
-        torch.testing.assert_close(loss(real, fake), loss(real.reshape(3, 1, 4), fake.reshape(3, 1, 4)))
+        loss = getattr(losses.OBJECTIVES[name], player)
+        torch.testing.assert_close(
+            loss(real, fake), loss(real.reshape(3, 1, 4), fake.reshape(3, 1, 4))
+        )
 
 
-def test_an_objective_is_found_by_name():
-    assert losses.objective("hinge") is losses.OBJECTIVES["hinge"]
-    losses.require_logits(torch.zeros(3), 3)
-
-
-def test_every_loss_cites_its_source_or_says_what_it_is():
+def test_every_loss_gives_its_formula():
     for name, function in inspect.getmembers(losses, inspect.isfunction):
         if name.endswith(("_d", "_g")):
             assert "E " in function.__doc__, f"{name} does not give its formula"
@@ -194,14 +197,14 @@ STEP = 0.01
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_d_star_minimises_the_cross_entropy_pointwise(p, q):
-    """Where real and generated samples have the densities p and q, D's loss is p·softplus(-o) + q·softplus(o)."""
+    """At a point of densities p and q, the loss of D is p·softplus(-o) + q·softplus(o)."""
     p, q = torch.tensor(p, dtype=torch.float64), torch.tensor(q, dtype=torch.float64)
     o = torch.logit(losses.optimal_discriminator(p, q)).requires_grad_()
     (slope,) = torch.autograd.grad(p * functional.softplus(-o) + q * functional.softplus(o), o)
     assert abs(slope) < 1e-12
 
 
-def test_d_star_is_one_half_where_there_is_nothing_to_tell():
+def test_d_star_is_one_half_where_the_densities_are_equal():
     p = torch.tensor([0.0, 0.3, 0.0, 0.2])
     q = torch.tensor([0.0, 0.3, 0.2, 0.0])
     assert losses.optimal_discriminator(p, q).tolist() == [0.5, 0.5, 0.0, 1.0]
@@ -214,7 +217,9 @@ def test_the_value_at_d_star_is_twice_js_less_log_four():
     worst = losses.optimal_discriminator(q, p)  # 1 - D*, without cancellation where D* is nearly 1
     torch.testing.assert_close(worst, 1 - best)
     value = torch.trapezoid(torch.xlogy(p, best) + torch.xlogy(q, worst), dx=STEP)
-    assert value.item() == pytest.approx(2 * losses.jensen_shannon(p, q, STEP).item() - math.log(4), abs=1e-10)
+    assert value.item() == pytest.approx(
+        2 * losses.jensen_shannon(p, q, STEP).item() - math.log(4), abs=1e-10
+    )
 
 
 @given(st.floats(-4, 4), st.floats(0.3, 3))
@@ -226,7 +231,15 @@ def test_js_lies_between_0_and_log_2_is_symmetric_and_equals_scipys(mean, std):
     assert ours == pytest.approx(jensenshannon(p, q) ** 2, abs=1e-9)
 
 
-def test_js_at_its_two_ends():
+def test_js_of_equal_and_of_disjoint_densities():
     p = normal(X, 0, 1)
     assert losses.jensen_shannon(p, p, STEP).item() == pytest.approx(0, abs=1e-12)
-    assert losses.jensen_shannon(normal(X, -10, 0.5), normal(X, 10, 0.5), STEP).item() == pytest.approx(math.log(2))
+    left, right = normal(X, -10, 0.5), normal(X, 10, 0.5)
+    assert losses.jensen_shannon(left, right, STEP).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("player", ["d_loss", "g_loss"])
+def test_a_relativistic_loss_refuses_batches_of_different_shapes(player):
+    """Broadcasting (3,) against (3, 1) would silently make nine pairs."""
+    with pytest.raises(AssertionError, match="pairs the two batches"):
+        getattr(losses.OBJECTIVES["relativistic"], player)(torch.zeros(3), torch.zeros(3, 1))

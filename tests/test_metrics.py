@@ -1,4 +1,4 @@
-"""Distances against closed forms and other libraries; counts on samples whose answer is known."""
+"""Scores against closed forms and other libraries; modes and classes against known counts."""
 
 import math
 import warnings
@@ -14,7 +14,8 @@ from prdc import compute_prdc
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from gan_tutorial import data, features, metrics, mixtures, runtime
+from gan_tutorial import data, metrics, mixtures, runtime
+from gan_tutorial.classifier import load_classifier
 
 
 def cloud(seed: int, count: int = 200, width: int = 5) -> torch.Tensor:
@@ -25,7 +26,7 @@ def cloud(seed: int, count: int = 200, width: int = 5) -> torch.Tensor:
 
 
 def by_scipy(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """The distance from its definition, with SciPy's matrix square root."""
+    """Return the FD by its definition, with SciPy's matrix square root."""
     S, C = (np.cov(x.numpy(), rowvar=False) for x in (real, fake))
     root = scipy.linalg.sqrtm(S @ C)
     return float(((real - fake[: len(real)]).mean(0) ** 2).sum() + np.trace(S + C - 2 * root.real))
@@ -39,7 +40,9 @@ def by_scipy(real: torch.Tensor, fake: torch.Tensor) -> float:
 def test_fd_equals_torch_fidelitys_and_scipys(seed):
     real, fake = cloud(seed), cloud(seed + 1)
     ours = metrics.frechet_distance(real, fake)
-    reference = fid_statistics_to_metric(*(fid_features_to_statistics(x) for x in (real, fake)), verbose=False)
+    reference = fid_statistics_to_metric(
+        *(fid_features_to_statistics(x) for x in (real, fake)), verbose=False
+    )
     assert ours == pytest.approx(reference["frechet_inception_distance"], rel=1e-8, abs=1e-8)
     assert ours == pytest.approx(by_scipy(real, fake), rel=1e-6, abs=1e-6)
 
@@ -47,13 +50,15 @@ def test_fd_equals_torch_fidelitys_and_scipys(seed):
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.2, 4))
 def test_fd_of_a_shifted_and_scaled_set_has_a_closed_form(seed, shift, scale):
-    """The same samples moved by t: ‖t‖². Scaled by s about their mean: (1 - s)² tr S."""
+    """The same samples shifted by t: ‖t‖²; scaled by s about their mean: (1 - s)² tr S."""
     real = cloud(seed)
     assert metrics.frechet_distance(real, real + shift) == pytest.approx(5 * shift**2, abs=1e-6)
     mean = real.mean(0)
     trace = real.var(0).sum().item()
     scaled = mean + scale * (real - mean)
-    assert metrics.frechet_distance(real, scaled) == pytest.approx((1 - scale) ** 2 * trace, rel=1e-6, abs=1e-6)
+    assert metrics.frechet_distance(real, scaled) == pytest.approx(
+        (1 - scale) ** 2 * trace, rel=1e-6, abs=1e-6
+    )
 
 
 def test_fd_of_two_gaussians_approaches_its_closed_form():
@@ -66,7 +71,7 @@ def test_fd_of_two_gaussians_approaches_its_closed_form():
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
-def test_fd_is_a_distance_that_turning_does_not_change(seed):
+def test_fd_is_a_distance_and_invariant_under_rotation(seed):
     real, fake = cloud(seed), cloud(seed + 1)
     there = metrics.frechet_distance(real, fake)
     assert there > 0
@@ -76,7 +81,7 @@ def test_fd_is_a_distance_that_turning_does_not_change(seed):
     assert metrics.frechet_distance(real @ turn, fake @ turn) == pytest.approx(there, rel=1e-6)
 
 
-def test_fd_takes_sets_of_two_sizes_on_any_device(device):
+def test_fd_works_for_sets_of_different_sizes_on_any_device(device):
     real, fake = cloud(0, 300).float(), cloud(0, 100).float()
     apart = metrics.frechet_distance(real.to(device), fake)
     assert apart == pytest.approx(metrics.frechet_distance(real.double(), fake.double()), rel=1e-4)
@@ -86,15 +91,17 @@ def test_fd_takes_sets_of_two_sizes_on_any_device(device):
 
 
 def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The similarity (x·y / F + 1)³ of every pair."""
+    """Return (x·y / F + 1)³ of every pair."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def by_torchmetrics(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """Torchmetrics' distance on one subset that holds all of two sets of one size."""
+    """Return torchmetrics' KID of two sets of one size, with the whole set as the only subset."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
-        metric = KernelInceptionDistance(torch.nn.Identity(), subsets=1, subset_size=len(real)).set_dtype(real.dtype)
+        message = "Metric `Kernel Inception Distance` will save all"
+        warnings.filterwarnings("ignore", message=message)
+        metric = KernelInceptionDistance(torch.nn.Identity(), subsets=1, subset_size=len(real))
+    metric.set_dtype(real.dtype)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return metric.compute()[0].item()
@@ -112,18 +119,20 @@ def test_kd_equals_torchmetrics_on_the_full_set_and_its_definition(seed):
 
 
 def test_kd_of_four_numbers_has_a_closed_form():
-    """x = 0, 0 against y = 1, 1: 1 + 2³ - 2·1 = 7; and with y = 1, -1: 1 + 0 - 2·1 = -1, since (-1·1 + 1)³ = 0."""
+    """x = 0, 0 and y = 1, 1: 1 + 2³ - 2·1 = 7. With y = 1, -1 it is 1 + (-1·1 + 1)³ - 2·1 = -1."""
     zeros = torch.zeros(2, 1)
     assert metrics.kernel_distance(zeros, torch.ones(2, 1)) == pytest.approx(7)
     assert metrics.kernel_distance(zeros, torch.tensor([[1.0], [-1.0]])) == pytest.approx(-1)
 
 
 def test_kd_is_unbiased_where_fd_is_not():
-    """Over many pairs of sets of 12 from N(0, 1), FD is above 0 and KD is 0 within four standard errors.
+    """Between sets of 12 samples from N(0, 1), FD is positive, and the mean of KD is about 0.
 
-    Against N(m, 1) KD approaches its closed form: with F = 1, E k(x, y) = Σ (3 choose i) E xⁱ E yⁱ.
+    Between N(0, 1) and N(1, 1) it is near its closed form: E k(x, y) = Σ (3 choose i) E xⁱ E yⁱ
+    for F = 1. Both within four standard errors.
     """
-    sets = torch.randn(600, 2, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+    sets = torch.randn(600, 2, 12, 1, generator=rng, dtype=torch.float64)
     kd = torch.tensor([metrics.kernel_distance(*pair) for pair in sets])
     assert abs(kd.mean()) < 4 * kd.std() / len(kd) ** 0.5
     assert metrics.frechet_distance(*sets[0]) > 0
@@ -137,14 +146,14 @@ def test_kd_is_unbiased_where_fd_is_not():
 
 
 def by_prdc(real: torch.Tensor, fake: torch.Tensor, neighbours: int) -> dict[str, float]:
-    """The four measures as the authors of density and coverage compute them."""
+    """Return the four scores from prdc, by the authors of density and coverage."""
     return compute_prdc(real.numpy(), fake.numpy(), neighbours)
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0, 3))
-def test_neighbourhoods_equal_prdcs(seed, neighbours, shift):
-    """On sets of two sizes, near and far."""
+def test_precision_recall_density_and_coverage_equal_prdcs(seed, neighbours, shift):
+    """For sets of different sizes, near and far."""
     real, fake = cloud(seed), cloud(seed, 150) + shift
     theirs = by_prdc(real, fake, neighbours)
     precision, recall = metrics.precision_recall(real, fake, neighbours)
@@ -156,11 +165,11 @@ def test_neighbourhoods_equal_prdcs(seed, neighbours, shift):
 
 
 def test_every_score_of_images_equals_that_of_the_other_libraries(held_out_digits):
-    """On the features that the book reports on: torch-fidelity for FD, torchmetrics for KD, prdc for the rest."""
-    classifier = features.load_classifier("digits")
-    real = classifier.describe(held_out_digits.images[:1000])[0]
+    """On the book's features: torch-fidelity for FD, torchmetrics for KD, prdc for the rest."""
+    classifier = load_classifier("digits")
+    real = classifier.extract(held_out_digits.images[:1000])[0]
     noise = torch.randn(1000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    fake = classifier.describe((held_out_digits.images[1000:] + 0.1 * noise).clamp(-1, 1))[0]
+    fake = classifier.extract((held_out_digits.images[1000:] + 0.1 * noise).clamp(-1, 1))[0]
     scores = metrics.feature_scores(real, fake)
     assert list(scores) == ["fd", "kd", "precision", "recall", "density", "coverage"]
     statistics = (fid_features_to_statistics(x.double()) for x in (real, fake))
@@ -179,8 +188,9 @@ def test_every_score_of_images_equals_that_of_the_other_libraries(held_out_digit
 def test_neighbourhoods_on_a_line_have_known_answers():
     """Real points 0, 1, 2, 3 with k = 1: every ball has radius 1.
 
-    Of the generated 0.5, 1.4 and 9 the first two lie in two balls each, and every ball but 3's holds one. Their own
-    balls reach 0.9, 0.9 and 7.6: 0 and 1 lie in the first, 1 and 2 in the second, 2 and 3 in the third.
+    Of the generated 0.5, 1.4 and 9, the first two are in two balls each, and every ball but that
+    of 3 contains one of them. The generated points' own balls have radii 0.9, 0.9 and 7.6: the
+    first contains 0 and 1, the second 1 and 2, the third 2 and 3.
     """
     real = torch.arange(4.0).unsqueeze(1)
     fake = torch.tensor([[0.5], [1.4], [9.0]])
@@ -196,22 +206,24 @@ def test_the_order_of_samples_does_not_matter(seed):
     real, fake = cloud(seed), cloud(seed + 1)
     rng = torch.Generator().manual_seed(seed)
     shuffled = (x[torch.randperm(len(x), generator=rng)] for x in (real, fake))
-    assert metrics.feature_scores(*shuffled) == pytest.approx(metrics.feature_scores(real, fake), rel=1e-6)
+    assert metrics.feature_scores(*shuffled) == pytest.approx(
+        metrics.feature_scores(real, fake), rel=1e-6
+    )
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 7))
 def test_a_set_against_itself_is_perfect(seed, neighbours):
-    """Each ball holds its centre and k - 1 neighbours, the k-th on its edge: density is 1 exactly."""
+    """A ball contains its centre and k - 1 neighbours; the k-th is on its edge. So density is 1."""
     real = cloud(seed)
     assert metrics.precision_recall(real, real, neighbours) == (1, 1)
     assert metrics.density_coverage(real, real, neighbours) == (1, 1)
-    assert metrics.kernel_distance(real, real) < 0, "the diagonal is left out within, and not across"
+    assert metrics.kernel_distance(real, real) < 0, "only the sums within a set skip the diagonal"
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31))
-def test_a_set_far_away_shares_nothing(seed):
+def test_a_distant_set_scores_0_and_has_large_distances(seed):
     real = cloud(seed)
     fake = cloud(seed + 1) + 1000
     assert metrics.precision_recall(real, fake) == (0, 0)
@@ -231,7 +243,7 @@ def test_one_sample_repeated_is_precise_and_covers_nothing(seed, index):
     assert metrics.density_coverage(real, fake)[1] < 0.25
 
 
-def test_scores_are_taken_of_float32_on_any_device(device):
+def test_scores_in_float32_on_any_device_agree_with_float64(device):
     real, fake = cloud(0).float(), cloud(1, 150).float()
     scores = metrics.feature_scores(real.to(device), fake.to(device))
     assert scores == pytest.approx(metrics.feature_scores(real.double(), fake.double()), rel=1e-3)
@@ -245,19 +257,23 @@ def test_divergence_has_closed_forms():
     half, even = torch.tensor([0.5, 0.5, 0.0]), torch.full((3,), 1 / 3)
     assert metrics.histogram_divergence(even, even) == pytest.approx(0, abs=1e-6)
     assert metrics.histogram_divergence(half, even) == pytest.approx(math.log(1.5))
-    assert metrics.histogram_divergence(torch.tensor([0.0, 1, 0]), even) == pytest.approx(math.log(3))
-    assert metrics.histogram_divergence(half, half) == pytest.approx(0, abs=1e-6), "a class that neither has"
+    one = torch.tensor([0.0, 1, 0])
+    assert metrics.histogram_divergence(one, even) == pytest.approx(math.log(3))
+    assert metrics.histogram_divergence(even, half) == math.inf, "a class without reference"
+    assert metrics.histogram_divergence(half, half) == pytest.approx(0, abs=1e-6), "both lack one"
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=10), st.randoms(use_true_random=False))
 def test_divergence_equals_scipys_and_is_never_negative(counts, random):
-    shares, reference = ([c / sum(row) for c in row] for row in (counts, random.sample(counts, len(counts))))
+    shares, reference = (
+        [c / sum(row) for c in row] for row in (counts, random.sample(counts, len(counts)))
+    )
     ours = metrics.histogram_divergence(torch.tensor(shares), torch.tensor(reference))
     assert ours == pytest.approx(scipy.special.rel_entr(shares, reference).sum(), abs=1e-5)
     assert ours > -1e-5
 
 
-def test_a_histogram_counts_every_class():
+def test_a_histogram_has_a_share_for_every_class():
     shares = metrics.class_histogram(torch.tensor([0, 2, 2, 2]), 5)
     assert shares.tolist() == [0.25, 0, 0.75, 0, 0]
 
@@ -265,35 +281,126 @@ def test_a_histogram_counts_every_class():
 # Images
 
 
-def test_real_images_reach_the_floor_and_noise_does_not(held_out_digits):
-    """Other training images than those of the floor score about like the floor."""
+@pytest.fixture(scope="module")
+def evaluator() -> metrics.Evaluator:
+    return metrics.Evaluator("digits")
+
+
+def test_the_floor_is_the_mean_fd_of_training_images_to_the_held_out_ones(
+    evaluator, held_out_digits
+):
+    classifier = load_classifier("digits")
     train = data.load_images("digits")
-    others = metrics.image_report(train.subset(slice(4000, 4600)).images)
-    assert 0.5 < others.ratio < 2
-    assert others.ratio == others.fd / others.floor
-    assert others.shares.min() > 0.05
-    assert others.shares.sum().item() == pytest.approx(1)
-    noise = metrics.image_report(torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-    assert noise.ratio > 30
+    held_out, _ = classifier.extract(held_out_digits.images)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
+    real, _ = classifier.extract(train.subset(order[:500]).images)
+    floor = evaluator.floor(500)
+    assert len(floor.values) == 20
+    expected = metrics.frechet_distance(held_out, real)
+    assert floor.values[3] == pytest.approx(expected, rel=1e-4)
+    assert floor.mean == pytest.approx(sum(floor.values) / 20)
+    assert 0.1 * floor.mean < floor.std < floor.mean
+
+
+@pytest.mark.parametrize("count", [300, 2000, 6000])
+def test_real_images_are_at_one_floor_for_any_count(evaluator, count):
+    """The mean over five random subsets; their seeds differ from the floor's."""
+    train = data.load_images("digits")
+    ratios = []
+    for seed in range(100, 105):
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        ratios.append(evaluator.ratio(train.subset(order[:count]).images))
+    assert sum(ratios) / 5 == pytest.approx(1, abs=0.35)
+
+
+def test_the_floor_of_more_images_than_the_set_has_is_extrapolated(evaluator):
+    """To first order a floor is proportional to 1/N + 1/M, for N images against M held-out ones."""
+    most, larger = evaluator.floor(8000), evaluator.floor(32_000)
+    scale = (1 / 32_000 + 1 / 2000) / (1 / 8000 + 1 / 2000)
+    assert larger.mean == pytest.approx(scale * most.mean)
+    few, many = evaluator.floor(500), evaluator.floor(2000)
+    expected = (1 / 500 + 1 / 2000) / (1 / 2000 + 1 / 2000)
+    assert few.mean / many.mean == pytest.approx(expected, rel=0.5), (
+        "the rule holds for measured floors"
+    )
+
+
+def test_a_report_has_every_score_with_its_floor(evaluator):
+    images = data.load_images("digits").images[4000:4600]
+    report = evaluator.report(images)
+    assert report.scores.keys() == report.floors.keys()
+    assert report.ratio == evaluator.ratio(images)
+    assert report.scores["fd"] == evaluator.fd(images)
+    assert report.floors["fd"] == report.fd_floor.mean == evaluator.floor(600).mean
+    assert report.floors["precision"] == pytest.approx(report.scores["precision"], abs=0.05)
+    assert report.shares.sum().item() == pytest.approx(1)
+    assert report.shares.min() > 0.05
+    assert report.class_divergence < 0.02
+
+
+def test_noise_is_far_above_the_floor_and_classes_are_recognised(evaluator, held_out_digits):
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(200, 1, 28, 28, generator=rng) * 2 - 1
+    assert evaluator.ratio(noise) > 30
     ones = held_out_digits.images[held_out_digits.labels == 1]
-    assert metrics.image_report(ones).shares[1] > 0.95
+    assert evaluator.report(ones).shares[1] > 0.95
+    assert (evaluator.classes(ones) == 1).float().mean() > 0.95
+    assert torch.equal(evaluator.features(ones), evaluator.classifier.extract(ones)[0])
+
+
+def test_an_evaluator_can_use_other_images():
+    """With a validation split, the test images are not used."""
+    images = data.load_images("digits")
+    train, validation = images.subset(slice(6000)), images.subset(slice(6000, 8000))
+    evaluator = metrics.Evaluator("digits", train=train, held_out=validation, draws=5)
+    assert len(evaluator.train) == 6000
+    expected, _ = evaluator.classifier.extract(validation.images)
+    assert torch.equal(evaluator.held_out, expected)
+    assert len(evaluator.floor(500).values) == 5
+    assert evaluator.fd(validation.images) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "message"),
+    [
+        (
+            torch.zeros(5, 5),
+            torch.zeros(9, 5),
+            r"real features must be finite \(N, 5\) with N at least 6, not float32 \(5, 5\)",
+        ),
+        (
+            torch.zeros(9, 5),
+            torch.zeros(9, 4),
+            r"fake features must be finite \(N, 5\) .*, not float32 \(9, 4\)",
+        ),
+        (
+            torch.zeros(9, 5),
+            torch.full((9, 5), math.nan),
+            "fake features must be finite .* from nan to nan",
+        ),
+    ],
+)
+def test_features_of_no_defined_distance_are_refused(real, fake, message):
+    """Unchecked, each would silently give a number or NaN."""
+    with pytest.raises(ValueError, match=message):
+        metrics.frechet_distance(real, fake)
 
 
 # Modes
 
 
-def test_modes_are_counted_on_points_whose_answer_is_known():
+def test_modes_are_counted_right_on_points_with_a_known_answer():
     mixture = mixtures.ring()
-    towards = mixture.centres / mixture.centres.norm(dim=1, keepdim=True)
-    points = torch.cat(
-        [
-            mixture.centres[:3],  # three modes hit exactly
-            mixture.centres[3:4] + 2.9 * mixture.std * towards[3:4],  # one within three standard deviations
-            mixture.centres[4:5] + 3.1 * mixture.std * towards[4:5],  # one just outside
-            mixture.centres[:1],
-            torch.zeros(4, 2),  # far from all
-        ]
-    )
+    step = mixture.std * mixture.centres / mixture.centres.norm(dim=1, keepdim=True)
+    inside, outside = mixture.centres + 2.9 * step, mixture.centres + 3.1 * step
+    parts = [
+        mixture.centres[:3],  # three modes hit exactly
+        inside[3:4],  # one point within three standard deviations
+        outside[4:5],  # one just outside
+        mixture.centres[:1],
+        torch.zeros(4, 2),  # far from every mode
+    ]
+    points = torch.cat(parts)
     report = metrics.mode_report(points, mixture)
     assert report.covered == 4
     assert report.high_quality == 0.5
@@ -301,7 +408,7 @@ def test_modes_are_counted_on_points_whose_answer_is_known():
 
 
 @pytest.mark.parametrize("std", [1e-5, 1e-3, 0.05])
-def test_the_bound_is_sharp_for_narrow_modes_far_from_0(std):
+def test_the_bound_of_three_deviations_is_sharp_for_narrow_modes_far_from_0(std):
     mixture = mixtures.grid(std=std)
     angle = torch.tensor([math.cos(0.3), math.sin(0.3)], dtype=torch.float64)
     for distance, share in ((2.95, 1.0), (3.05, 0.0)):
@@ -312,14 +419,16 @@ def test_the_bound_is_sharp_for_narrow_modes_far_from_0(std):
 
 
 @pytest.mark.parametrize("mixture", [mixtures.ring(), mixtures.grid()], ids=["ring", "grid"])
-def test_the_mixture_itself_has_all_modes_and_the_share_of_a_gaussian(mixture, device):
+def test_samples_of_the_mixture_cover_all_modes_and_have_a_gaussians_quality(mixture, device):
     points, modes = mixture.to(device).batch(20_000, runtime.step_rng(0, 0, device))
     report = metrics.mode_report(points, mixture)
     assert report.covered == len(mixture.centres)
-    assert report.high_quality == pytest.approx(1 - math.exp(-4.5), abs=0.004)  # |x| ≤ 3σ in the plane
+    within = 1 - math.exp(-4.5)  # P(|x| ≤ 3σ) in the plane
+    assert report.high_quality == pytest.approx(within, abs=0.004)
     assert report.counts.device.type == "cpu"
     assert (report.counts <= modes.bincount().cpu()).all()
 
 
-def test_points_with_a_graph_are_taken():
-    assert metrics.mode_report(torch.zeros(3, 2, requires_grad=True), mixtures.ring()).high_quality == 0
+def test_points_may_require_gradients():
+    points = torch.zeros(3, 2, requires_grad=True)
+    assert metrics.mode_report(points, mixtures.ring()).high_quality == 0

@@ -1,4 +1,4 @@
-"""Mixtures in the plane: their geometry, and how their points scatter."""
+"""Mixtures in the plane: their geometry and the distribution of their points."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_mixtures_are_centred_and_scaled(size, scale):
         assert mixture.centres.abs().max().item() == pytest.approx(scale * reach)
 
 
-def test_points_scatter_evenly_about_their_centres(device):
+def test_points_are_isotropic_gaussians_with_equal_shares(device):
     mixture = mixtures.ring(std=0.1).to(device)
     points, modes = mixture.batch(40_000, runtime.step_rng(1, 2, device))
     assert points.shape == (40_000, *mixture.shape)

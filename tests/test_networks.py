@@ -1,12 +1,10 @@
-"""The two pairs: sizes, ranges, labels, normalisation, and settings from which they can be built again."""
-
-import json
+"""Both pairs of networks: sizes, ranges, labels, packing, normalisation and initial weights."""
 
 import pytest
 import torch
 from torch import nn
 
-from gan_tutorial import losses, mixtures, networks, training
+from gan_tutorial import mixtures, networks, recipes, training
 
 PAIRS = {
     "mlp": (networks.MLPGenerator, networks.MLPDiscriminator),
@@ -18,11 +16,12 @@ def linears(network: nn.Module) -> list[tuple[int, int]]:
     return [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
 
 
-def test_the_articles_pair():
+def test_the_default_mlps_are_the_articles_networks():
     G, D = networks.MLPGenerator(), networks.MLPDiscriminator()
     assert linears(G) == [(100, 256), (256, 512), (512, 1024), (1024, 784)]
     assert linears(D.layers) + linears(D.last) == [(784, 1024), (1024, 512), (512, 256), (256, 1)]
-    assert [type(m) for m in G.layers][1::2] == [nn.ReLU, nn.ReLU, nn.ReLU, nn.Tanh]
+    assert [type(m) for m in G.layers][1::2] == [nn.ReLU, nn.ReLU, nn.ReLU, nn.Unflatten]
+    assert type(G.layers[-1]) is nn.Tanh
     assert [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)] == [0.2] * 3
     assert not any(isinstance(m, nn.Sigmoid) for m in D.modules()), "the losses take logits"
 
@@ -40,11 +39,11 @@ def test_parameters_are_counted_as_by_hand():
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 12, 12)])
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("spectral", [False, True])
-def test_pairs_fit_each_other(kind, shape, classes, spectral):
-    config = networks.NetworkConfig(
-        kind=kind, shape=shape, latent_dim=5, width=4, classes=classes, spectral=spectral
-    )  # fmt: skip
-    G, D = config.build()
+def test_a_discriminator_takes_the_samples_of_its_generator(kind, shape, classes, spectral):
+    recipe = recipes.Recipe(
+        network=kind, shape=shape, latent_dim=5, width=4, classes=classes, spectral=spectral
+    )
+    G, D = recipe.build()
     labels = torch.tensor([0, 2, 1]) if classes else None
     samples = G(10 * torch.randn(3, 5), labels)
     assert samples.shape == (3, *shape)
@@ -52,7 +51,7 @@ def test_pairs_fit_each_other(kind, shape, classes, spectral):
     assert D(samples, labels).shape == (3,)
 
 
-def test_points_in_the_plane_are_not_bound_to_the_range_of_tanh():
+def test_points_in_the_plane_are_not_limited_to_the_range_of_tanh():
     torch.manual_seed(0)
     G, D = networks.MLPGenerator(4, (2,), hidden=(8,)), networks.MLPDiscriminator((2,), hidden=(8,))
     points = G(1000 * torch.randn(16, 4))
@@ -70,9 +69,9 @@ def test_a_discriminator_without_hidden_layers_is_linear():
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_generator_draws_another_sample_for_another_label(kind):
+def test_a_generators_sample_depends_on_its_label(kind):
     torch.manual_seed(0)
-    G, _ = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), latent_dim=5, width=4, classes=3).build()
+    G, _ = recipes.Recipe(network=kind, shape=(1, 8, 8), latent_dim=5, width=4, classes=3).build()
     z = torch.randn(1, 5)
     first, second = (G.eval()(z, torch.tensor([label])) for label in (0, 1))
     assert (first - second).abs().max() > 1e-3
@@ -81,18 +80,20 @@ def test_a_generator_draws_another_sample_for_another_label(kind):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_discriminator_projects_its_features_on_the_label(kind):
-    """Miyato and Koyama 2018, equation 3: logit = ⟨embedding of the label, features⟩ + w·features + b."""
+def test_a_discriminator_projects_its_features_onto_the_label(kind):
+    """Miyato and Koyama 2018, equation 3: logit = ⟨embedding[y], features⟩ + w·features + b."""
     torch.manual_seed(0)
-    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, classes=3, spectral=False).build()
+    _, D = recipes.Recipe(network=kind, shape=(1, 8, 8), width=4, classes=3, spectral=False).build()
     images, labels = torch.rand(4, 1, 8, 8) * 2 - 1, torch.tensor([0, 2, 2, 1])
     features = D.layers(images)
-    expected = torch.stack([D.last(f)[0] + D.embedding.weight[y] @ f for f, y in zip(features, labels, strict=True)])
+    expected = torch.stack(
+        [D.last(f)[0] + D.embedding.weight[y] @ f for f, y in zip(features, labels, strict=True)]
+    )
     torch.testing.assert_close(D(images, labels), expected)
 
 
 def test_labels_are_ignored_by_networks_without_classes():
-    G, D = networks.NetworkConfig(shape=(1, 8, 8), latent_dim=5, width=4, spectral=False).build()
+    G, D = recipes.Recipe(shape=(1, 8, 8), latent_dim=5, width=4, spectral=False).build()
     z = torch.randn(2, 5)
     assert torch.equal(G(z, torch.tensor([7, 8])), G(z))
     images = torch.zeros(2, 1, 8, 8)
@@ -101,10 +102,10 @@ def test_labels_are_ignored_by_networks_without_classes():
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("spectral", [False, True])
-def test_a_logit_depends_on_its_own_sample_alone(kind, spectral):
-    """So real and generated samples may go through in one pass, and gradient penalties mean what they say."""
+def test_a_logit_depends_on_its_own_sample_only(kind, spectral):
+    """So real and fake samples may share a pass, and gradient penalties are per sample."""
     torch.manual_seed(0)
-    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, spectral=spectral).build()
+    _, D = recipes.Recipe(network=kind, shape=(1, 8, 8), width=4, spectral=spectral).build()
     D.eval()
     images = torch.rand(6, 1, 8, 8) * 2 - 1
     alone = torch.cat([D(image.unsqueeze(0)) for image in images])
@@ -113,7 +114,7 @@ def test_a_logit_depends_on_its_own_sample_alone(kind, spectral):
 
 
 @pytest.mark.parametrize("pack", [1, 2, 3])
-def test_packing_judges_neighbours_in_the_batch_together(pack):
+def test_packing_gives_neighbours_in_the_batch_one_logit(pack):
     torch.manual_seed(0)
     D = networks.MLPDiscriminator((pack, 2), hidden=(8,))
     points = torch.randn(6, 2)
@@ -124,7 +125,7 @@ def test_packing_judges_neighbours_in_the_batch_together(pack):
         torch.testing.assert_close(logits[i * pack : (i + 1) * pack], verdict.expand(pack))
 
 
-def test_a_change_of_one_point_moves_the_logits_of_its_pack_alone():
+def test_a_change_of_one_point_changes_the_logits_of_its_pack_only():
     torch.manual_seed(0)
     D = networks.Packed(networks.MLPDiscriminator((2, 2), hidden=(8,)))
     points = torch.randn(6, 2)
@@ -134,7 +135,7 @@ def test_a_change_of_one_point_moves_the_logits_of_its_pack_alone():
     assert moved.tolist() == [False, False, True, True, False, False]
 
 
-def test_a_packed_discriminator_of_images():
+def test_a_packed_discriminator_works_for_images():
     torch.manual_seed(0)
     D = networks.MLPDiscriminator((2, 1, 4, 4), hidden=(8,))
     packed, images = networks.Packed(D), torch.rand(4, 1, 4, 4)
@@ -144,19 +145,21 @@ def test_a_packed_discriminator_of_images():
 
 def test_a_packed_discriminator_trains():
     torch.manual_seed(0)
-    G, D = networks.MLPGenerator(2, (2,), (8,)), networks.Packed(networks.MLPDiscriminator((2, 2), (8,)))
-    config = training.TrainConfig(steps=5, batch_size=8, r1=0.1, gp=1.0)
-    state = training.TrainState.fresh(G, D, config)
+    G = networks.MLPGenerator(2, (2,), (8,))
+    D = networks.Packed(networks.MLPDiscriminator((2, 2), (8,)))
+    config = training.TrainConfig(objective="relativistic", steps=5, batch_size=8, r1=0.1, gp=1.0)
+    state = training.TrainState.init(G, D, config)
     before = [p.clone() for p in (*G.parameters(), *D.parameters())]
-    logs = list(training.train(state, mixtures.ring(), losses.objective("relativistic"), config))
+    logs = list(training.train(state, mixtures.ring(), config))
     assert state.step == len(logs) == 5
     for old, new in zip(before, (*state.G.parameters(), *state.D.parameters()), strict=True):
         assert new.isfinite().all()
-        assert not torch.equal(old, new) or old.shape == (1,)  # the last bias: a relativistic loss ignores shifts
+        last_bias = old.shape == (1,)  # a relativistic loss does not depend on it
+        assert not torch.equal(old, new) or last_bias
 
 
-def test_every_pixel_is_written_equally_often():
-    """No checkerboard: with weights of 1 a flat input gives a flat image, away from the border."""
+def test_every_pixel_receives_equally_many_contributions():
+    """No checkerboard: with weights of 1, constant input gives constant output off the border."""
     G = networks.ConvGenerator(latent_dim=5, width=4)
     upscaling = [m for m in G.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert len(upscaling) == 2
@@ -169,13 +172,13 @@ def test_every_pixel_is_written_equally_often():
     crooked = nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, bias=False)
     nn.init.ones_(crooked.weight)
     inner = crooked(torch.ones(1, 1, 7, 7))[0, 0, 1:-1, 1:-1]
-    assert inner.max() - inner.min() > 1, "a kernel that is no multiple of the stride would show in this test"
+    assert inner.max() - inner.min() > 1, "the control: its kernel is no multiple of the stride"
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_spectral_norm_makes_the_largest_singular_value_one(kind):
     torch.manual_seed(0)
-    _, D = networks.NetworkConfig(kind=kind, shape=(1, 8, 8), width=4, classes=3, spectral=True).build()
+    _, D = recipes.Recipe(network=kind, shape=(1, 8, 8), width=4, classes=3, spectral=True).build()
     networks.initialise(D, std=0.5)
     images, labels = torch.rand(2, 1, 8, 8) * 2 - 1, torch.tensor([0, 1])
     for _ in range(100):  # each pass in training mode is one step of the power iteration
@@ -185,16 +188,15 @@ def test_spectral_norm_makes_the_largest_singular_value_one(kind):
     for layer in layers:
         raw = layer.parametrizations.weight.original.flatten(1)
         assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, abs=0.02)
-        torch.testing.assert_close(
-            layer.weight.flatten(1), raw / torch.linalg.svdvals(raw)[0], rtol=0.02, atol=1e-4
-        )  # fmt: skip
+        expected = raw / torch.linalg.svdvals(raw)[0]
+        torch.testing.assert_close(layer.weight.flatten(1), expected, rtol=0.02, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("spectral", [False, True])
-def test_initialise_draws_weights_and_leaves_batch_norm(kind, spectral):
+def test_initialise_sets_weights_and_biases_but_not_batch_norm(kind, spectral):
     torch.manual_seed(0)
-    for network in networks.NetworkConfig(kind=kind, shape=(1, 28, 28), spectral=spectral).build():
+    for network in recipes.Recipe(network=kind, shape=(1, 28, 28), spectral=spectral).build():
         assert networks.initialise(network, std=0.1) is network
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -203,21 +205,13 @@ def test_initialise_draws_weights_and_leaves_batch_norm(kind, spectral):
             elif isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 parametrised = spectral and hasattr(module, "parametrizations")
                 weight = module.parametrizations.weight.original if parametrised else module.weight
-                margin = 5 * 0.1 / weight.numel() ** 0.5  # five standard errors of a mean of N(0, 0.1²)
+                margin = 5 * 0.1 / weight.numel() ** 0.5  # five standard errors of the mean
                 assert abs(weight.mean()) < margin
                 assert abs(weight.std() - 0.1) < margin
                 assert module.bias is None or not module.bias.any()
 
 
-def test_settings_survive_json():
-    config = networks.NetworkConfig(kind="mlp", shape=(3, 8, 8), latent_dim=7, classes=2, spectral=True)
-    again = networks.NetworkConfig(**json.loads(json.dumps(config.as_dict())))
-    assert again == config
-    assert again.shape == (3, 8, 8)
-    first, second = (networks.count_parameters(c.build()[1]) for c in (config, again))
-    assert first == second
-
-
-def test_the_width_of_the_convolutional_pair():
-    narrow, wide = (networks.NetworkConfig(width=width).build() for width in (4, 8))
-    assert all(networks.count_parameters(n) < networks.count_parameters(w) for n, w in zip(narrow, wide, strict=True))
+def test_wider_convolutional_networks_have_more_parameters():
+    narrow, wide = (recipes.Recipe(width=width).build() for width in (4, 8))
+    for small, large in zip(narrow, wide, strict=True):
+        assert networks.count_parameters(small) < networks.count_parameters(large)

@@ -1,4 +1,4 @@
-"""tools/notebooks.py: what it stores, and what it refuses to store."""
+"""tools/notebooks.py: what it stores and what it refuses."""
 
 import importlib.util
 from pathlib import Path
@@ -16,9 +16,10 @@ specification.loader.exec_module(runner)
 
 
 def write(folder: Path, *sources: str, first: str = FIRST) -> Path:
-    """Write a notebook that has never run."""
+    """Write a notebook without outputs."""
     path = folder / "chapter.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell(first), *map(new_code_cell, sources)]), path)
+    cells = [new_markdown_cell(first), *map(new_code_cell, sources)]
+    nbformat.write(new_notebook(cells=cells), path)
     return path
 
 
@@ -36,8 +37,8 @@ def test_stores_outputs_counts_and_run_time(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
 
 
-def test_keeps_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:
-    bar = "from tqdm import tqdm\nfor i in tqdm(range(3), desc='training'):\n    pass\nprint('done')"
+def test_stores_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:
+    bar = "from tqdm import tqdm\nfor i in tqdm(range(3)):\n    pass\nprint('done')"
     path = write(tmp_path, bar, "import ipywidgets\nipywidgets.IntSlider()")
     runner.execute(path)
     first, second = nbformat.read(path, as_version=4).cells[1:]
@@ -54,7 +55,9 @@ def test_keeps_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:
         ("import os\nos._exit(1)", "[Kk]ernel died"),
     ],
 )
-def test_refuses(tmp_path: Path, source: str, says: str) -> None:
+def test_refuses_errors_warnings_files_and_dead_kernels(
+    tmp_path: Path, source: str, says: str
+) -> None:
     path = write(tmp_path, source)
     before = path.read_bytes()
     with pytest.raises(runner.NotebookError, match=says):
@@ -63,14 +66,16 @@ def test_refuses(tmp_path: Path, source: str, says: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
 
 
-def test_refuses_a_notebook_without_the_line_of_the_run_time(tmp_path: Path) -> None:
+def test_refuses_a_notebook_without_a_run_time(tmp_path: Path) -> None:
     path = write(tmp_path, "1", first="# A chapter")
     with pytest.raises(runner.NotebookError, match="Run time"):
         runner.execute(path)
 
 
 @pytest.mark.parametrize("text", [None, "not a notebook"])
-def test_refuses_what_it_cannot_read(tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture) -> None:
+def test_refuses_a_file_that_is_no_notebook(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture
+) -> None:
     path = tmp_path / "chapter.ipynb"
     if text is not None:
         path.write_text(text, encoding="utf-8")
@@ -78,15 +83,21 @@ def test_refuses_what_it_cannot_read(tmp_path: Path, text: str | None, capsys: p
     assert "cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.2, 1), (9.1, 10), (10.0, 10), (10.1, 15), (41.0, 45)])
-def test_rounds_up(seconds: float, shown: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.2, 1), (9.1, 10), (10.0, 10), (10.1, 15), (41.0, 45)]
+)
+def test_rounds_the_run_time_up(seconds: float, shown: int) -> None:
     assert runner.shown(seconds) == shown
 
 
-def test_writes_the_run_time_into_the_map_of_the_cover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_the_run_time_into_the_table_of_the_cover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "BOOK", tmp_path)
     cover = tmp_path / "index.md"
-    cover.write_text("| [A](idea/a.ipynb) | learn | – |\n| [B](idea/b.ipynb) | more | 7 s |\n", encoding="utf-8")
+    cover.write_text(
+        "| [A](idea/a.ipynb) | learn | – |\n| [B](idea/b.ipynb) | more | 7 s |\n", encoding="utf-8"
+    )
     runner.update_cover(tmp_path / "idea" / "a.ipynb", 12)
     assert cover.read_text(encoding="utf-8") == (
         "| [A](idea/a.ipynb) | learn | 12 s |\n| [B](idea/b.ipynb) | more | 7 s |\n"

@@ -1,4 +1,4 @@
-"""The contract of a chapter, as far as a program can check it: how each notebook is built, executed and stored."""
+"""The contract of a chapter, as far as a program can check it: content, style, stored outputs."""
 
 import ast
 import re
@@ -10,15 +10,24 @@ import pytest
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
-PATHS = sorted(path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+PATHS = sorted(
+    path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+)
 MAXIMUM_BYTES = 1_500_000
 RUN_TIME = re.compile(r"^\*\*Run time\*\*: about (\d+) s on two CPU cores$", flags=re.MULTILINE)
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(home|root|tmp|usr|work|opt|Users|private|var|mnt)/|[A-Z]:\\\\")
-EXERCISE = re.compile(r"^\s*[`:]{3,}\s*\{exercise\}.*\n(?:\s*:\w+:.*\n)*?\s*:label:\s*(\S+)", flags=re.MULTILINE)
-SOLUTION = re.compile(r"^\s*[`:]{3,}\s*\{solution(-start)?\}\s*(\S+)(?P<options>(?:\n\s*:\w+:.*)*)", flags=re.MULTILINE)
+ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/])/(home|root|tmp|usr|work|opt|Users|private|var|mnt)/|[A-Z]:\\\\"
+)
+EXERCISE = re.compile(
+    r"^\s*[`:]{3,}\s*\{exercise\}.*\n(?:\s*:\w+:.*\n)*?\s*:label:\s*(\S+)", flags=re.MULTILINE
+)
+SOLUTION = re.compile(
+    r"^\s*[`:]{3,}\s*\{solution(-start)?\}\s*(\S+)(?P<options>(?:\n\s*:\w+:.*)*)",
+    flags=re.MULTILINE,
+)
 PICTURES = {"image/png", "image/jpeg", "image/svg+xml"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-WIDGET_CALL = re.compile(r"\b(widgets\.(?!draw_)[a-z_]+|interact\w*)\(")
+WIDGET_CALL = re.compile(r"\b(widgets\.(?!plot_)[a-z_]+|interact\w*)\(")
 
 if not PATHS:
     pytest.skip("there is no chapter yet", allow_module_level=True)
@@ -42,13 +51,17 @@ def code(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def prose(notebook: NotebookNode) -> str:
-    """Return all Markdown as one text."""
+    """Return all Markdown cells as one text."""
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def data(cell: NotebookNode) -> dict[str, object]:
-    """Return what a cell shows, by kind."""
-    return {kind: value for output in cell.get("outputs", []) for kind, value in output.get("data", {}).items()}
+    """Return the outputs of a cell by MIME type."""
+    return {
+        kind: value
+        for output in cell.get("outputs", [])
+        for kind, value in output.get("data", {}).items()
+    }
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -57,29 +70,33 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def shows_without_a_kernel(cell: NotebookNode) -> bool:
-    """Tell whether a cell shows a picture or a player."""
-    return bool(PICTURES & data(cell).keys()) or "gan-player" in str(data(cell).get("text/html", ""))
+    """Return whether a cell shows a picture or a player."""
+    html = str(data(cell).get("text/html", ""))
+    return bool(PICTURES & data(cell).keys()) or "gan-player" in html
 
 
 def test_opens_with_title_purpose_and_run_time(notebook: NotebookNode) -> None:
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
-    assert RUN_TIME.search(first.source), "the first cell needs '**Run time**: about N s on two CPU cores'"
-    paragraphs = [text for text in first.source.split("\n\n")[1:] if text.strip() and not RUN_TIME.search(text)]
-    assert paragraphs, "after the title: what the reader will be able to do, and what the chapter assumes"
+    expected = "**Run time**: about N s on two CPU cores"
+    assert RUN_TIME.search(first.source), f"the first cell needs '{expected}'"
+    after_title = first.source.split("\n\n")[1:]
+    paragraphs = [text for text in after_title if text.strip() and not RUN_TIME.search(text)]
+    assert paragraphs, "after the title: what the reader will learn, what the chapter assumes"
 
 
-def test_states_a_run_time_of_a_minute_at_most(notebook: NotebookNode) -> None:
+def test_states_a_run_time_of_at_most_a_minute(notebook: NotebookNode) -> None:
     seconds = int(RUN_TIME.search(notebook.cells[0].source)[1])
     assert 0 < seconds <= 60, "execute it: python tools/notebooks.py execute"
 
 
 def test_is_stored_executed_from_top_to_bottom(notebook: NotebookNode) -> None:
-    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    counts = [cell.execution_count for cell in code(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
 
 
-def test_stores_no_error_and_nothing_from_the_error_stream(notebook: NotebookNode) -> None:
+def test_stores_no_error_and_no_stderr(notebook: NotebookNode) -> None:
     for cell in code(notebook):
         assert "raises-exception" not in tags(cell)
         for output in cell.outputs:
@@ -101,27 +118,71 @@ def test_describes_every_picture(notebook: NotebookNode) -> None:
         if PICTURES & shown.keys():
             own = cell.metadata.get("mystnb", {})
             for part, key in (("image", "alt"), ("figure", "caption"), ("figure", "name")):
-                assert own.get(part, {}).get(key, "").strip(), f"mystnb.{part}.{key} is missing under:\n{cell.source}"
+                missing = f"mystnb.{part}.{key} is missing in the metadata of:\n{cell.source}"
+                assert own.get(part, {}).get(key, "").strip(), missing
         for image in re.findall(r"<img\b[^>]*>", str(shown.get("text/html", ""))):
-            assert re.search(r'\balt="[^"]*\w[^"]*"', image), f"an image without alt in the HTML of:\n{cell.source}"
+            missing = f"an image without alt in the HTML of:\n{cell.source}"
+            assert re.search(r'\balt="[^"]*\w[^"]*"', image), missing
+
+
+PLOT = ("Show the plot's code", "Hide the plot's code")
+CHECK = ("Show the check", "Hide the check")
+COLUMNS, OPEN_LINES, FOLDED_LINES = 88, 30, 45
+
+
+def fold(cell: NotebookNode) -> tuple[str, str] | None:
+    """Return the two prompts of a folded cell; None for an open one."""
+    own = cell.metadata.get("mystnb", {})
+    prompts = (own.get("code_prompt_show", ""), own.get("code_prompt_hide", ""))
+    return prompts if "hide-input" in tags(cell) else None
+
+
+def only_checks(node: ast.AST) -> bool:
+    """Return whether a statement is an assertion or a block of assertions only."""
+    if isinstance(node, ast.For | ast.With | ast.If):
+        return all(map(only_checks, [*node.body, *getattr(node, "orelse", [])]))
+    return isinstance(node, ast.Assert)
+
+
+def test_code_that_makes_a_figure_is_folded(notebook: NotebookNode) -> None:
+    for cell in code(notebook):
+        if PICTURES & data(cell).keys():
+            assert fold(cell) == PLOT, cell.source
+
+
+def test_a_cell_that_only_checks_is_folded(notebook: NotebookNode) -> None:
+    for cell in code(notebook):
+        if all(map(only_checks, ast.parse(cell.source).body)):
+            assert fold(cell) == CHECK, cell.source
+
+
+def test_a_cell_fits_on_a_screen_and_its_lines_on_the_page(notebook: NotebookNode) -> None:
+    for cell in code(notebook):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= (OPEN_LINES if fold(cell) is None else FOLDED_LINES), cell.source
+        assert [line for line in lines if len(line) > COLUMNS] == []
 
 
 def test_has_a_picture(notebook: NotebookNode) -> None:
     assert any(shows_without_a_kernel(cell) for cell in code(notebook))
 
 
-def test_every_name_of_a_figure_is_used_once(notebook: NotebookNode) -> None:
-    names = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in code(notebook)]
-    names = [name for name in names if name]
+def test_no_two_figures_have_the_same_name(notebook: NotebookNode) -> None:
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in code(notebook)]
+    names = [figure["name"] for figure in figures if figure.get("name")]
     assert len(names) == len(set(names))
 
 
 def test_asserts_what_it_claims(notebook: NotebookNode) -> None:
     assertions = [
-        node for cell in code(notebook) for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assert)
+        node
+        for cell in code(notebook)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assert)
     ]
     assert assertions
-    assert not [node for node in assertions if isinstance(node.test, ast.Constant)], "an assertion that cannot fail"
+    constant = [node for node in assertions if isinstance(node.test, ast.Constant)]
+    assert not constant, "an assertion that cannot fail"
 
 
 def test_has_three_exercises_with_hidden_solutions(notebook: NotebookNode) -> None:
@@ -130,7 +191,8 @@ def test_has_three_exercises_with_hidden_solutions(notebook: NotebookNode) -> No
     solutions = [(match[2], match["options"]) for match in SOLUTION.finditer(text)]
     assert len(exercises) >= 3
     assert sorted(label for label, _ in solutions) == sorted(exercises)
-    assert [label for label, options in solutions if not re.search(r":class:.*\bdropdown\b", options)] == []
+    hidden = re.compile(r":class:.*\bdropdown\b")
+    assert [label for label, options in solutions if not hidden.search(options)] == []
 
 
 def test_has_a_solution_in_code(notebook: NotebookNode) -> None:
@@ -158,15 +220,15 @@ def test_cites_its_sources(notebook: NotebookNode) -> None:
     assert "{bibliography}" in text
 
 
-def test_links_a_term_to_the_glossary(notebook: NotebookNode) -> None:
+def test_links_to_the_glossary(notebook: NotebookNode) -> None:
     assert "{term}`" in prose(notebook)
 
 
-def test_is_small_enough_to_load_at_once(path: Path) -> None:
+def test_is_a_small_file(path: Path) -> None:
     assert path.stat().st_size < MAXIMUM_BYTES
 
 
-def test_no_cell_hides_its_value_by_a_semicolon(notebook: NotebookNode) -> None:
+def test_no_cell_hides_its_value_with_a_semicolon(notebook: NotebookNode) -> None:
     for cell in code(notebook):
         assert not cell.source.rstrip().endswith(";"), cell.source
 
@@ -178,13 +240,13 @@ def test_code_runs_as_plain_python(notebook: NotebookNode) -> None:
 
 def test_names_no_folder_of_one_machine(notebook: NotebookNode) -> None:
     for cell in code(notebook):
-        texts = [output.get("text", "") for output in cell.outputs]
-        texts += [str(value) for kind, value in data(cell).items() if kind in ("text/plain", "text/markdown")]
-        for text in [cell.source, *texts]:
+        streams = [output.get("text", "") for output in cell.outputs]
+        shown = [str(data(cell).get(kind, "")) for kind in ("text/plain", "text/markdown")]
+        for text in [cell.source, *streams, *shown]:
             assert not ABSOLUTE_PATH.search(text), text
 
 
-def test_widgets_have_a_picture_or_player_in_their_place(notebook: NotebookNode) -> None:
+def test_a_picture_or_player_follows_every_widget(notebook: NotebookNode) -> None:
     cells = code(notebook)
     for position, cell in enumerate(cells):
         if WIDGET_CALL.search(cell.source):
@@ -193,13 +255,13 @@ def test_widgets_have_a_picture_or_player_in_their_place(notebook: NotebookNode)
             assert any(map(shows_without_a_kernel, cells[position + 1 : position + 3])), cell.source
 
 
-def test_players_and_other_trained_output_are_not_compared(notebook: NotebookNode) -> None:
+def test_players_are_not_compared(notebook: NotebookNode) -> None:
     for cell in code(notebook):
         if "gan-player" in str(data(cell).get("text/html", "")):
             assert "nbval-ignore-output" in tags(cell), cell.source
 
 
-def test_stands_in_the_table_of_contents_and_on_the_cover(path: Path) -> None:
+def test_is_listed_in_the_table_of_contents_and_on_the_cover(path: Path) -> None:
     name = path.relative_to(ROOT).with_suffix("").as_posix()
     assert f"file: {name}\n" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
     row = re.search(
@@ -214,10 +276,10 @@ def test_stands_in_the_table_of_contents_and_on_the_cover(path: Path) -> None:
 
 def test_imports_only_what_the_package_needs(notebook: NotebookNode) -> None:
     third_party = (
-        "gan_tutorial torch torchvision torchmetrics torch_fidelity safetensors numpy scipy matplotlib PIL tqdm"
-        " onnx onnxruntime"
+        "gan_tutorial torch torchvision torchmetrics torch_fidelity safetensors numpy scipy"
+        " matplotlib PIL tqdm onnx onnxruntime ipywidgets IPython"
     )
-    allowed = {*third_party.split(), "ipywidgets", "IPython", *sys.stdlib_module_names}
+    allowed = {*third_party.split(), *sys.stdlib_module_names}
     for cell in code(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

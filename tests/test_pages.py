@@ -1,6 +1,6 @@
-"""The built book in a browser: every page of the table of contents, wide and narrow, light and dark, and offline.
+"""The built book in a browser: every page, wide and narrow, light and dark, and offline.
 
-The tests drive the system's Chromium. Where there is none they are skipped, except in CI, where that is a failure.
+The tests use the system's Chromium. Without one they are skipped, except in CI, where they fail.
 """
 
 import functools
@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 ROOT = Path(__file__).resolve().parent.parent
 JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
-PATIENCE = 120_000  # milliseconds; a busy machine is slow, not wrong
+TIMEOUT = 120_000  # milliseconds; for a busy machine
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
 
@@ -31,7 +31,10 @@ A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
 def pages() -> list[str]:
     """Return the names of all pages of the table of contents, in its order."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    return [
+        toc["root"],
+        *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+    ]
 
 
 PAGES = pages()
@@ -40,7 +43,7 @@ CHAPTERS = [name for name in PAGES if (ROOT / f"{name}.ipynb").is_file()]
 
 @dataclass
 class Visit:
-    """A page that is open, and what the browser said and asked for on the way."""
+    """An open page, the console's messages, and the requests to other machines."""
 
     name: str
     page: Page
@@ -48,8 +51,8 @@ class Visit:
     foreign: list[str] = field(default_factory=list)
 
 
-def build(output: Path, *options: str) -> Path:
-    """Build the book below ``output``; return the folder of its pages."""
+def build(output: Path, *options: str | Path) -> Path:
+    """Build the book in ``output``; return the folder of its pages."""
     command = [JUPYTER_BOOK, "build", ROOT, "--path-output", output, "-q", *options]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -58,28 +61,29 @@ def build(output: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the pages, built anew; a warning fails the build."""
+    """The folder of the pages, freshly built; a warning fails the build."""
     return build(tmp_path_factory.mktemp("book"), "-W", "--keep-going")
 
 
 @pytest.fixture(scope="session")
 def site(html: Path) -> Iterator[str]:
-    """The address of a local server of the pages."""
+    """The address of a local server for the pages."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html)) as server:
+    handler = functools.partial(Quiet, directory=html)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 def visit(context: BrowserContext, address: str, name: str) -> Visit:
-    """Open a page, refuse all that is asked of other machines, and wait until its equations are typeset."""
+    """Open a page without access to other machines; wait until its equations are typeset."""
     seen = Visit(name, context.new_page())
-    seen.page.set_default_timeout(PATIENCE)
+    seen.page.set_default_timeout(TIMEOUT)
 
     def local_only(route: Route) -> None:
         url = urlsplit(route.request.url)
@@ -90,7 +94,10 @@ def visit(context: BrowserContext, address: str, name: str) -> Visit:
             route.abort()
 
     seen.page.route("**/*", local_only)
-    seen.page.on("console", lambda m: seen.messages.append(m.text) if m.type in ("error", "warning") else None)
+    seen.page.on(
+        "console",
+        lambda m: seen.messages.append(m.text) if m.type in ("error", "warning") else None,
+    )
     seen.page.on("pageerror", lambda error: seen.messages.append(str(error)))
     seen.page.goto(address)
     seen.page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
@@ -114,12 +121,13 @@ def narrow(request: pytest.FixtureRequest, browser: Browser, site: str) -> Itera
 
 
 def violations(page: Page, theme: str) -> list[str]:
-    """Return what axe-core calls serious or critical in a theme, with all that is folded away unfolded."""
+    """Return axe-core's serious and critical findings in a theme, with every fold opened."""
     page.evaluate(
         """async theme => {
             document.documentElement.dataset.theme = theme;
             document.querySelectorAll("details").forEach(box => { box.open = true; });
-            document.querySelectorAll(".toggle-hidden").forEach(box => box.classList.remove("toggle-hidden"));
+            document.querySelectorAll(".toggle-hidden").forEach(
+                box => box.classList.remove("toggle-hidden"));
             const faster = document.createElement("style");
             faster.textContent = "* { transition: none !important; animation: none !important; }";
             document.head.append(faster);
@@ -137,7 +145,7 @@ def violations(page: Page, theme: str) -> list[str]:
 
 
 def assert_fits(seen: Visit) -> None:
-    """Fail if the page is wider than the window, or wrote to the console, or asked another machine."""
+    """Fail if the page is wider than the window, logged a message or sent a request elsewhere."""
     assert seen.messages == []
     assert seen.foreign == []
     assert seen.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
@@ -151,9 +159,12 @@ def test_opens_narrow(narrow: Visit) -> None:
     assert_fits(narrow)
 
 
-def test_says_its_language_and_has_headings_in_order(wide: Visit) -> None:
+def test_states_its_language_and_has_headings_in_order(wide: Visit) -> None:
     assert wide.page.evaluate("document.documentElement.lang") == "en"
-    headings = "[...document.querySelectorAll('article :is(h1, h2, h3, h4, h5, h6)')].map(found => +found.tagName[1])"
+    headings = (
+        "[...document.querySelectorAll('article :is(h1, h2, h3, h4, h5, h6)')]"
+        ".map(heading => +heading.tagName[1])"
+    )
     levels = wide.page.evaluate(headings)
     assert levels.count(1) == 1
     assert levels[0] == 1
@@ -167,7 +178,10 @@ def test_images_have_alternative_text(wide: Visit) -> None:
 
 
 def test_images_load(wide: Visit) -> None:
-    broken = "[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)"
+    broken = (
+        "[...document.images].filter(image => image.complete && !image.naturalWidth)"
+        ".map(image => image.src)"
+    )
     assert wide.page.evaluate(broken) == []
 
 
@@ -180,7 +194,7 @@ def test_equations_are_typeset(wide: Visit) -> None:
     assert wrong == 0
 
 
-def test_links_lead_somewhere(wide: Visit, html: Path, site: str) -> None:
+def test_links_resolve(wide: Visit, html: Path, site: str) -> None:
     links = wide.page.evaluate("[...document.querySelectorAll('a[href]')].map(link => link.href)")
     dead = []
     for link in {link for link in links if link.startswith(site)}:
@@ -205,7 +219,10 @@ def test_is_accessible_narrow(narrow: Visit) -> None:
 
 
 def test_players_play(wide: Visit) -> None:
-    shown = "root => [...root.querySelectorAll('img')].findIndex(image => image.style.display !== 'none')"
+    shown = (
+        "root => [...root.querySelectorAll('img')]"
+        ".findIndex(image => image.style.display !== 'none')"
+    )
     pause = "button => { if (button.textContent === 'Pause') button.click(); }"
     for player in wide.page.locator(".gan-player").all():
         slider, button = player.locator("input[type=range]"), player.get_by_role("button")
@@ -219,21 +236,24 @@ def test_players_play(wide: Visit) -> None:
         assert button.inner_text() == "Play"
 
 
-def test_sounds_have_names_and_play(wide: Visit) -> None:
+def test_audio_players_have_labels_and_play(wide: Visit) -> None:
     for player in wide.page.locator("audio").all():
         assert player.get_attribute("aria-label").strip()
-        wide.page.wait_for_function("audio => audio.readyState > 0 || audio.error", arg=player.element_handle())
+        wide.page.wait_for_function(
+            "audio => audio.readyState > 0 || audio.error", arg=player.element_handle()
+        )
         assert player.evaluate("audio => audio.error && audio.error.message") is None
         assert 0.1 < player.evaluate("audio => audio.duration") < 60
         player.evaluate("audio => { audio.muted = true; audio.scrollIntoView(); }")
         player.focus()
-        wide.page.keyboard.press("Space")  # the key that starts a player that has the focus
+        wide.page.keyboard.press("Space")  # starts the player that has the focus
         wide.page.wait_for_function("audio => audio.currentTime > 0", arg=player.element_handle())
         player.evaluate("audio => audio.pause()")
 
 
-def test_the_chapter_on_sound_can_be_heard(html: Path) -> None:
-    assert (html / "book/beyond/audio.html").read_text(encoding="utf-8").count("<audio controls") >= 8
+def test_the_chapter_on_audio_has_players(html: Path) -> None:
+    page = (html / "book/beyond/audio.html").read_text(encoding="utf-8")
+    assert page.count("<audio controls") >= 8
 
 
 @pytest.mark.parametrize("way", ["server", "folder"])
@@ -253,18 +273,19 @@ def test_opens_from_a_folder(browser: Browser, html: Path, name: str) -> None:
     seen = visit(context, (html / f"{name}.html").as_uri(), name)
     assert_fits(seen)
     assert seen.page.evaluate("[...document.images].every(image => image.naturalWidth)")
-    assert seen.page.evaluate("document.fonts.ready.then(() => document.querySelectorAll('mjx-merror').length)") == 0
+    errors = "document.fonts.ready.then(() => document.querySelectorAll('mjx-merror').length)"
+    assert seen.page.evaluate(errors) == 0
     context.close()
 
 
-def test_no_page_tells_of_the_machine_that_built_it(html: Path) -> None:
+def test_no_page_names_a_path_of_the_machine_that_built_it(html: Path) -> None:
     for name in PAGES:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         assert str(ROOT) not in text
         assert os.environ["PATH"] not in text
 
 
-def test_no_button_leads_to_a_repository_that_is_not_named(html: Path) -> None:
+def test_without_an_address_of_the_repository_there_are_no_buttons(html: Path) -> None:
     for name in PAGES:
         text = (html / f"{name}.html").read_text(encoding="utf-8")
         assert "colab.research.google.com" not in text
@@ -272,7 +293,7 @@ def test_no_button_leads_to_a_repository_that_is_not_named(html: Path) -> None:
 
 
 @pytest.mark.skipif(not CHAPTERS, reason="there is no chapter yet")
-def test_buttons_appear_with_the_address_of_the_repository(tmp_path: Path) -> None:
+def test_with_an_address_of_the_repository_there_are_buttons(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["repository"]["url"] = "https://github.com/someone/somewhere"
     config["sphinx"]["local_extensions"] = {
@@ -280,7 +301,8 @@ def test_buttons_appear_with_the_address_of_the_repository(tmp_path: Path) -> No
     }
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: {CHAPTERS[0]}\n", encoding="utf-8")
-    pages = build(tmp_path, "--config", str(tmp_path / "_config.yml"), "--toc", str(tmp_path / "_toc.yml"))
-    text = (pages / f"{CHAPTERS[0]}.html").read_text(encoding="utf-8")
-    assert f"https://colab.research.google.com/github/someone/somewhere/blob/main/{CHAPTERS[0]}.ipynb" in text
+    built = build(tmp_path, "--config", tmp_path / "_config.yml", "--toc", tmp_path / "_toc.yml")
+    text = (built / f"{CHAPTERS[0]}.html").read_text(encoding="utf-8")
+    colab = "https://colab.research.google.com/github/someone/somewhere/blob/main"
+    assert f"{colab}/{CHAPTERS[0]}.ipynb" in text
     assert 'href="https://github.com/someone/somewhere"' in text

@@ -1,4 +1,4 @@
-"""Pictures laid side by side, figures in the house style, and players that work with no kernel."""
+"""Grids of images, figures in the house style, and players that need no kernel."""
 
 import base64
 import io
@@ -33,23 +33,25 @@ def picture(figure: Figure) -> np.ndarray:
 # Tiles
 
 
-def test_tile_puts_each_image_in_its_place():
-    images = data.to_unit_range(torch.arange(5).mul(10).to(torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 4, 6))
-    canvas = plotting.tile(images, columns=3, padding=1)
+def test_tile_places_images_row_by_row():
+    values = torch.arange(0, 50, 10, dtype=torch.uint8).reshape(5, 1, 1, 1)
+    images = data.to_unit_range(values.expand(5, 1, 4, 6))
+    canvas = plotting.tile(images, columns=3)
     assert canvas.dtype == np.uint8
-    assert canvas.shape == (2 * 4 + 1, 3 * 6 + 2, 3)
+    assert canvas.shape == (2 * 4 + 2, 3 * 6 + 4, 3), "two pixels of padding"
     for index in range(5):
-        top, left = 5 * (index // 3), 7 * (index % 3)
+        top, left = 6 * (index // 3), 8 * (index % 3)
         assert (canvas[top : top + 4, left : left + 6] == 10 * index).all()
-    assert (canvas[4] == 128).all(), "padding is mid-grey"
-    assert (canvas[:, 6] == 128).all()
-    assert (canvas[5:, 14:] == 128).all(), "so is an empty place"
+    assert (canvas[4:6] == 128).all(), "padding is mid-grey"
+    assert (canvas[:, 6:8] == 128).all()
+    assert (canvas[6:, 14:] == 128).all(), "empty cells too"
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 2), (5, 3), (9, 3), (10, 4)])
 def test_tile_makes_the_smallest_square_by_default(count, columns):
-    canvas = plotting.tile(torch.zeros(count, 1, 3, 3), padding=0)
-    assert canvas.shape == (3 * -(-count // columns), 3 * columns, 3)
+    rows = -(-count // columns)
+    canvas = plotting.tile(torch.zeros(count, 1, 3, 3))
+    assert canvas.shape == (5 * rows - 2, 5 * columns - 2, 3)
 
 
 def test_tile_keeps_colour(pictures):
@@ -65,7 +67,7 @@ def test_a_grid_of_images_is_a_figure(pictures):
     assert axes.get_title() == "six"
     assert axes.images[0].get_array().shape == plotting.tile(pictures.images[:6], 3).shape
     plain = plotting.image_grid(pictures.images[:6], columns=3)
-    assert plain.get_figheight() < figure.get_figheight(), "a title has room of its own"
+    assert plain.get_figheight() < figure.get_figheight(), "the title needs space"
 
 
 def test_a_saved_grid_reads_back(pictures, tmp_path):
@@ -77,7 +79,7 @@ def test_a_saved_grid_reads_back(pictures, tmp_path):
         assert saved.format == "JPEG"
 
 
-def test_a_grid_that_cannot_be_saved_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
+def test_a_grid_that_cannot_be_saved_leaves_no_file(pictures, tmp_path, monkeypatch):
     def fail(self, file):
         file.write_bytes(b"half a pi")
         raise OSError("disk full")
@@ -91,8 +93,10 @@ def test_a_grid_that_cannot_be_saved_leaves_nothing_behind(pictures, tmp_path, m
 # Figures
 
 
-def test_curves_have_names_labels_and_an_axis():
-    figure = plotting.curves({"G": [3, 2, 1], "D": [1, 2, 3]}, x=[10, 20, 30], xlabel="step", ylabel="loss")
+def test_curves_have_a_legend_labels_and_an_axis():
+    figure = plotting.curves(
+        {"G": [3, 2, 1], "D": [1, 2, 3]}, x=[10, 20, 30], xlabel="step", ylabel="loss"
+    )
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["G", "D"]
     assert axes.lines[0].get_xdata().tolist() == [10, 20, 30]
@@ -103,23 +107,19 @@ def test_curves_have_names_labels_and_an_axis():
     assert list(counted.axes[0].lines[0].get_xdata()) == [0, 1, 2]
 
 
-def test_a_scatter_shows_both_clouds():
-    real, fake = torch.randn(20, 2), torch.randn(10, 2, requires_grad=True)
-    figure = plotting.scatter(real, fake, title="now")
+def test_rows_of_images_are_labelled(pictures):
+    images = pictures.images
+    figure = plotting.image_rows(
+        {"real": images[:4], "generated": images[4:8]}, columns="abcd", title="both"
+    )
     (axes,) = figure.axes
-    shown = [np.asarray(c.get_offsets()) for c in axes.collections]
-    np.testing.assert_allclose(shown[0], real)
-    np.testing.assert_allclose(shown[1], fake.detach())
-    limit = 1.15 * real.abs().max().item()
-    assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-limit, limit))
-    assert axes.get_title() == "now"
-
-
-def test_a_scatter_goes_into_given_axes():
-    figure, axes = plotting.subplots(1, 2)
-    assert plotting.scatter(torch.ones(3, 2), torch.zeros(3, 2), limit=2, axes=axes[1]) is figure
-    assert axes[1].get_xlim() == (-2, 2)
-    assert not axes[0].collections
+    shown = axes.images[0].get_array()
+    assert (shown == plotting.tile(images[:8], columns=4)).all()
+    rows = dict(zip(axes.get_yticks(), (t.get_text() for t in axes.get_yticklabels()), strict=True))
+    assert rows == {4.0: "real", 14.0: "generated"}, "at the middle of each row of 8 pixels"
+    columns = [t.get_text() for t in axes.get_xticklabels()]
+    assert (columns, axes.get_xticks().tolist()) == (list("abcd"), [4.0, 14.0, 24.0, 34.0])
+    assert axes.get_title() == "both"
 
 
 def test_the_house_style_is_readable_on_a_dark_page():
@@ -138,14 +138,15 @@ def test_the_house_style_becomes_the_default_on_request_only():
         assert mpl.rcParams["axes.grid"] is False
         plotting.use_house_style()
         assert mpl.rcParams["axes.grid"] is True
-        assert all(mpl.rcParams[key] == value for key, value in plotting.STYLE.items() if key != "figure.figsize")
+        style = {key: value for key, value in plotting.STYLE.items() if key != "figure.figsize"}
+        assert all(mpl.rcParams[key] == value for key, value in style.items())
 
 
 # Players
 
 
 class Elements(HTMLParser):
-    """Collects the elements of a page: (tag, attributes), and the text inside each tag."""
+    """The elements of a page as (tag, attributes), and the text inside each tag."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ def decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def test_a_player_holds_its_frames_and_shows_the_last():
+def test_a_player_contains_its_frames_and_shows_the_last():
     labels = ["step 0", "p(x|y) < 1", 'the "last"']
     page = Elements(plotting.Player(frames(), labels, alt="grey > black", width=50)._repr_html_())
     images = page.all("img")
@@ -197,15 +198,17 @@ def test_a_player_loads_nothing():
     assert all(image["src"].startswith("data:") for image in Elements(page).all("img"))
 
 
-def test_players_on_one_page_have_names_of_their_own():
+def test_players_on_one_page_have_different_ids():
     player = plotting.Player(frames(), ["a", "b", "c"], alt="grey")
     names = {Elements(player._repr_html_()).all("div")[0]["id"] for _ in range(3)}
     assert len(names) == 3
 
 
-def test_a_player_takes_figures_and_shrinks_them():
+def test_a_player_scales_figures_down():
     figures = [plotting.curves({"a": [0, i]}) for i in range(2)]
     player = plotting.Player(figures, ["0", "1"], alt="a line that rises", width=200, seconds=3)
-    assert decode(player.pictures[0]).width == pytest.approx(400, abs=2), "twice the width, for sharp screens"
+    width = decode(player.pictures[0]).width
+    assert width == pytest.approx(400, abs=2), "twice the width, for screens of high resolution"
     assert player._repr_html_().endswith(",1500)</script>"), "3 s for 2 frames"
-    assert decode(plotting.Player(figures, ["0", "1"], alt="a line", width=4000).pictures[0]).width == 1024
+    wide = plotting.Player(figures, ["0", "1"], alt="a line", width=4000)
+    assert decode(wide.pictures[0]).width == 1024

@@ -1,11 +1,10 @@
-"""The repository itself: pinned packages, working commands, links that lead somewhere, nothing left lying about."""
+"""The repository: pinned packages, working commands, valid links, clean files."""
 
 import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -16,94 +15,106 @@ from packaging.utils import canonicalize_name
 from pybtex.database import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
-SECOND_HAND = ("nvidia-", "cuda-", "triton")
+UNPINNED = ("nvidia-", "cuda-", "triton")  # depend on the build of PyTorch
 BINARY = {".npz", ".png", ".safetensors", ".webp", ".gz", ".ico"}
 MAXIMUM_BYTES = 8_000_000
 
 
 def tracked() -> list[Path]:
-    """Return the files that git keeps; skip where there is no git."""
+    """Return the files that git tracks; skip the test without git."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("this copy is not a clone")
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def pins() -> dict[str, str]:
-    """Return the version of each package that requirements.txt names."""
+def pins(name: str = "requirements.txt") -> dict[str, str]:
+    """Return the version of each package in a requirements file and in those that it includes."""
     found = {}
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        if text := line.split("#")[0].strip():
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        text = line.split("#")[0].strip()
+        if text.startswith("-r "):
+            found |= pins(text.removeprefix("-r "))
+        elif text:
             name, equals, version = text.partition("==")
             assert equals, f"{text} is not pinned"
             found[canonicalize_name(name)] = version
     return found
 
 
-def test_requirements_are_what_is_installed() -> None:
+def test_the_pinned_versions_are_installed() -> None:
     for name, version in pins().items():
         assert importlib.metadata.version(name) == version, f"{name}: run make again"
 
 
-def test_requirements_are_complete() -> None:
-    """All that a pinned package needs on this machine is pinned too."""
-    known = pins()
+@pytest.mark.parametrize("part", ["requirements.txt", "requirements-book.txt"])
+def test_requirements_are_complete(part: str) -> None:
+    """What a pinned package needs on this machine is pinned in the same file."""
+    known = pins(part)
     for name in known:
         for text in importlib.metadata.requires(name) or []:
             needed = Requirement(text)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 other = canonicalize_name(needed.name)
-                assert other in known or other.startswith(SECOND_HAND), f"{name} needs {text}"
+                assert other in known or other.startswith(UNPINNED), f"{name} needs {text}"
 
 
-def test_requirements_lie_in_the_ranges_of_the_package() -> None:
+def test_the_pinned_versions_are_in_the_ranges_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for text in project["dependencies"]:
         needed = Requirement(text)
         assert needed.specifier.contains(pins()[canonicalize_name(needed.name)]), text
 
 
+def test_the_pages_need_no_pytorch() -> None:
+    """Together with the tests above: no package of the pages installs PyTorch."""
+    assert "torch" in pins()
+    assert not {"torch", "numpy", "gan-tutorial"} & pins("requirements-book.txt").keys()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^book: \$\(PAGES\) ##", makefile, flags=re.MULTILINE)
+    assert re.search(r"^\$\(PAGES\): requirements-book.txt$", makefile, flags=re.MULTILINE)
+
+
 def test_every_command_of_the_readme_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
     assert {"book", "test", "notebooks", "lab", "bench", "clean"} <= targets
     for page in ("README.md", "book/index.md"):
         named = set(re.findall(r"`make ([a-z]+)", (ROOT / page).read_text(encoding="utf-8")))
         assert named <= targets
 
 
-def test_an_unfit_python_is_refused_with_advice(tmp_path: Path) -> None:
+def test_an_unsupported_python_is_refused_with_advice(tmp_path: Path) -> None:
     old = tmp_path / "python"
-    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.1"\n[ "$1" = -V ]\n', encoding="utf-8")
+    script = '#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.1"\n[ "$1" = -V ]\n'
+    old.write_text(script, encoding="utf-8")
     old.chmod(0o755)
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements-book.txt", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     command = ["make", "book", f"PYTHON={old}"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
-    refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    outer = ("MAKEFLAGS", "MAKELEVEL")  # of a make that runs this test
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    refused = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert refused.returncode != 0
     assert "needs Python 3.11, 3.12 or 3.13" in refused.stderr
     assert "is Python 3.9.1" in refused.stderr
     assert not (tmp_path / ".venv").exists()
 
 
-def test_the_table_of_contents_names_every_page_once() -> None:
+def test_the_table_of_contents_lists_every_page_once() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    names = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     pages = [path for pattern in ("*.ipynb", "*.md") for path in (ROOT / "book").rglob(pattern)]
     present = [
-        path.relative_to(ROOT).with_suffix("").as_posix() for path in pages if ".ipynb_checkpoints" not in path.parts
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in pages
+        if ".ipynb_checkpoints" not in path.parts
     ]
-    assert sorted(names) == sorted(present)
-
-
-def test_every_notebook_is_checked_by_the_bare_command() -> None:
-    """Tools leave out folders called build by themselves; one of the book's parts has that name."""
-    notebooks = {path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
-    names = {path.relative_to(ROOT).as_posix() for path in notebooks}
-    for command in (["pytest", "--nbval", "book", "--collect-only", "-q"], ["ruff", "check", "--show-files"]):
-        tool = Path(sys.executable).with_name(command[0])
-        listing = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert {name for name in names if name not in listing} == set()
+    assert sorted([toc["root"], *chapters]) == sorted(present)
 
 
 def test_references_are_complete_and_in_order() -> None:
@@ -118,7 +129,7 @@ def test_references_are_complete_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md"])
-def test_links_between_files_lead_somewhere(page: str) -> None:
+def test_links_between_files_resolve(page: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8")):
         if "://" not in target:
             assert (ROOT / page).parent.joinpath(target).exists(), target
@@ -126,7 +137,8 @@ def test_links_between_files_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("workflow", ["tests", "pages", "links"])
 def test_workflows_are_well_formed(workflow: str) -> None:
-    parsed = yaml.safe_load((ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8"))
+    path = ROOT / ".github" / "workflows" / f"{workflow}.yml"
+    parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert parsed[True]  # YAML 1.1 reads the key `on` as true
     for job in parsed["jobs"].values():
         assert job["runs-on"]
@@ -141,8 +153,11 @@ def test_ci_runs_what_the_readme_says() -> None:
 
 
 def test_nothing_built_is_tracked() -> None:
-    unwanted = re.compile(r"(^|/)(__pycache__|_build|\.venv|\.ipynb_checkpoints|\.coverage|runs)(/|$)|\.pyc$|\.part\.")
-    assert [str(path) for path in tracked() if unwanted.search(path.relative_to(ROOT).as_posix())] == []
+    unwanted = re.compile(
+        r"(^|/)(__pycache__|_build|\.venv|\.ipynb_checkpoints|\.coverage|runs)(/|$)|\.pyc$|\.part\."
+    )
+    names = [path.relative_to(ROOT).as_posix() for path in tracked()]
+    assert [name for name in names if unwanted.search(name)] == []
 
 
 def test_no_file_is_large() -> None:
@@ -150,7 +165,7 @@ def test_no_file_is_large() -> None:
 
 
 def test_texts_are_clean() -> None:
-    """UTF-8, one newline at the end, no space before it, no mark of a merge, no folder of one machine."""
+    """UTF-8, one newline at the end, no trailing spaces, no conflict markers, no local paths."""
     machine = re.compile(r"/(?:root|home/\w+|Users/\w+)/\w")
     for path in tracked():
         if path.suffix in BINARY:

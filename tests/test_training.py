@@ -1,8 +1,9 @@
-"""The loop: who is updated by what, the same bits after a break, and what happens when a run diverges."""
+"""The loop: who updates what, resuming with the same bits, divergence, and the first batch."""
 
 import copy
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
@@ -13,10 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from gan_tutorial import losses, metrics, mixtures, networks, training
+from gan_tutorial import losses, metrics, mixtures, networks, recipes, training
 
-PENALTIES = {"none": {}, "r1": {"r1": 0.1}, "r2": {"r2": 0.1}, "gp": {"gp": 10.0}, "r1 + r2": {"r1": 1.0, "r2": 1.0}}
-SMALL = training.TrainConfig(steps=6, batch_size=4, check_every=2)
+PENALTIES = {
+    "none": {},
+    "r1": {"r1": 0.1},
+    "r2": {"r2": 0.1},
+    "gp": {"gp": 10.0},
+    "r1 + r2": {"r1": 1.0, "r2": 1.0},
+}
+SMALL = training.TrainConfig(steps=6, batch_size=4)
 
 
 def fresh(
@@ -27,7 +34,7 @@ def fresh(
     classes: int = 0,
     spectral: bool = False,
 ) -> training.TrainState:
-    """Return a state of small networks: for 8×8 pictures, or for points in the plane."""
+    """Return a state with small networks for 8×8 images or for points in the plane."""
     torch.manual_seed(seed)
     if kind == "points":
         G = networks.MLPGenerator(3, (2,), hidden=(16,), classes=classes)
@@ -36,15 +43,13 @@ def fresh(
         G = networks.MLPGenerator(5, (1, 8, 8), hidden=(16,), classes=classes)
         D = networks.MLPDiscriminator((1, 8, 8), hidden=(16,), classes=classes, spectral=spectral)
     else:
-        pair = networks.NetworkConfig(
-            kind=kind, shape=(1, 8, 8), latent_dim=5, width=4, classes=classes, spectral=spectral
-        )  # fmt: skip
-        G, D = pair.build()
-    return training.TrainState.fresh(G, D, config, device)
+        options = {"latent_dim": 5, "width": 4, "classes": classes, "spectral": spectral}
+        G, D = recipes.Recipe(network=kind, shape=(1, 8, 8), **options).build()
+    return training.TrainState.init(G, D, config, device)
 
 
 def bits(value: object) -> Iterator[bytes]:
-    """Yield everything in nested dictionaries and lists of tensors and plain values, in order."""
+    """Yield the bytes of all values in nested dictionaries and lists, in order."""
     if isinstance(value, torch.Tensor):
         yield value.detach().cpu().contiguous().numpy().tobytes()
     elif isinstance(value, dict):
@@ -64,7 +69,7 @@ def same(first: training.TrainState, second: training.TrainState) -> bool:
 
 @pytest.fixture(scope="module")
 def samples(pictures) -> dict[str, training.Data]:
-    """What each kind of networks learns from."""
+    """The data for each kind of networks."""
     return {"mlp": pictures, "conv": pictures, "points": mixtures.ring()}
 
 
@@ -75,138 +80,149 @@ def samples(pictures) -> dict[str, training.Data]:
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
 def test_every_objective_trains_with_every_penalty(samples, kind, objective, penalty):
-    config = replace(SMALL, **PENALTIES[penalty])
+    config = replace(SMALL, objective=objective, **PENALTIES[penalty])
     state = fresh(kind, config)
     before = copy.deepcopy(state.state_dict())
-    logs = list(training.train(state, samples[kind], losses.objective(objective), config))
+    logs = list(training.train(state, samples[kind], config))
     assert [log.step for log in logs] == [1, 2, 3, 4, 5, 6]
     for name in ("G", "D", "G_ema"):
-        still = [key for key, now in getattr(state, name).state_dict().items() if torch.equal(now, before[name][key])]
-        assert set(still) <= {"last.bias"}, "only D's last bias, which moves real and generated logits alike, may rest"
+        now = getattr(state, name).state_dict()
+        unchanged = {key for key in now if torch.equal(now[key], before[name][key])}
+        assert unchanged <= {"last.bias"}, "some losses do not depend on the last bias of D"
     for log in logs:
-        numbers = [log.d_loss, log.g_loss, log.real_logit, log.fake_logit]
+        numbers = [log["d_loss"], log["g_loss"], log["real_logit"], log["fake_logit"]]
         assert all(isinstance(x, float) and abs(x) < 1e6 for x in numbers)
-        assert hasattr(log, "penalty") == (penalty != "none")
+        assert ("penalty" in log.tensors) == (penalty != "none")
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
 @pytest.mark.parametrize("objective", ["hinge", "relativistic"])
 @pytest.mark.parametrize("spectral", [False, True])
-def test_class_conditional_training_moves_the_embeddings(samples, kind, objective, spectral):
+def test_class_conditional_training_updates_the_embeddings(samples, kind, objective, spectral):
     classes = 8 if kind == "points" else 4
-    config = replace(SMALL, r1=0.1, gp=1.0, batch_size=32)
+    config = replace(SMALL, objective=objective, r1=0.1, gp=1.0, batch_size=32)
     state = fresh(kind, config, classes=classes, spectral=spectral)
     before = copy.deepcopy(state)
-    list(training.train(state, samples[kind], losses.objective(objective), config))
+    list(training.train(state, samples[kind], config))
     for new, old in ((state.G, before.G), (state.D, before.D)):
-        assert (new.embedding.weight != old.embedding.weight).all(1).sum() >= classes - 1, "each label was met"
+        updated = (new.embedding.weight != old.embedding.weight).all(1)
+        assert updated.sum() >= classes - 1
 
 
 def test_a_gan_learns_the_ring(device):
-    """The loop works as a whole: from nothing to all modes of a wide ring in a few hundred steps."""
+    """From random weights to nearly all modes of a wide ring in a few hundred steps."""
     torch.manual_seed(0)
     mixture = mixtures.ring(std=0.05)
     config = training.TrainConfig(
-        steps=400, batch_size=128, lr_G=5e-3, lr_D=5e-3, betas=(0.0, 0.9), r1=0.05, ema=0.95, check_every=100
-    )  # fmt: skip
-    pair = networks.MLPGenerator(8, (2,), hidden=(64, 64)), networks.MLPDiscriminator((2,), hidden=(64, 64))
-    state = training.TrainState.fresh(*pair, config, device)
-    for _ in training.train(state, mixture, losses.objective("non_saturating"), config):
+        objective="non_saturating",
+        steps=400,
+        batch_size=128,
+        lr_G=5e-3,
+        lr_D=5e-3,
+        betas=(0.0, 0.9),
+        ema=0.95,
+        r1=0.05,
+    )
+    G = networks.MLPGenerator(8, (2,), hidden=(64, 64))
+    D = networks.MLPDiscriminator((2,), hidden=(64, 64))
+    state = training.TrainState.init(G, D, config, device)
+    for _ in training.train(state, mixture, config):
         pass
     report = metrics.mode_report(state.G_ema(torch.randn(2000, 8).to(device)), mixture)
     assert report.covered >= 7
     assert report.high_quality > 0.4
 
 
-# Whose gradient?
+# Gradients
 
 
 def step_parts(state: training.TrainState, samples: training.Data, **options) -> tuple:
     config = replace(SMALL, **options)
-    rng = training.runtime.step_rng(0, 0, state.device)
+    rng = training.step_rng(0, 0, state.device)
     real, labels = samples.batch(4, rng)
     fake = state.G(torch.randn(4, state.G.latent_dim, generator=rng), labels)
     return real, fake, labels, config, rng
 
 
 @pytest.mark.parametrize("objective", losses.OBJECTIVES)
-def test_the_discriminators_step_gives_g_no_gradient(samples, objective):
+def test_an_update_of_the_discriminator_gives_g_no_gradient(samples, objective):
     state = fresh()
     before = copy.deepcopy(state.G.state_dict())
-    real, fake, labels, config, rng = step_parts(state, samples["mlp"], r1=1.0, r2=1.0, gp=1.0)
-    training.discriminator_step(state, real, fake, labels, losses.objective(objective), config, rng)
+    parts = step_parts(state, samples["mlp"], objective=objective, r1=1.0, r2=1.0, gp=1.0)
+    training.update_discriminator(state, *parts)
     assert all(p.grad is None for p in state.G.parameters())
     assert all(p.grad is not None for p in state.D.parameters())
     assert list(bits(before)) == list(bits(state.G.state_dict()))
 
 
 @pytest.mark.parametrize("objective", losses.OBJECTIVES)
-def test_the_generators_step_gives_d_no_gradient(samples, objective):
+def test_an_update_of_the_generator_gives_d_no_gradient(samples, objective):
     state = fresh()
     before = copy.deepcopy(state.D.state_dict())
-    real, fake, labels, config, rng = step_parts(state, samples["mlp"])
-    training.generator_step(state, real, fake, labels, losses.objective(objective), config, rng)
+    training.update_generator(state, *step_parts(state, samples["mlp"], objective=objective))
     assert all(p.grad is None for p in state.D.parameters())
     assert all(p.grad is not None for p in state.G.parameters())
     assert list(bits(before)) == list(bits(state.D.state_dict()))
 
 
 @pytest.mark.parametrize("objective", losses.OBJECTIVES)
-def test_the_generators_loss_is_that_of_the_batchs_logits(samples, objective):
+def test_the_generators_loss_is_computed_from_the_logits_of_the_batch(samples, objective):
     state = fresh()
-    real, fake, labels, config, rng = step_parts(state, samples["mlp"])
-    expected = losses.objective(objective).g_loss(state.D(real), state.D(fake)).item()
-    step = training.generator_step(state, real, fake, labels, losses.objective(objective), config, rng)
+    real, fake, *others = step_parts(state, samples["mlp"], objective=objective)
+    expected = losses.OBJECTIVES[objective].g_loss(state.D(real), state.D(fake)).item()
+    step = training.update_generator(state, real, fake, *others)
     assert step["g_loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_average_never_gets_gradients_and_stays_in_evaluation_mode(samples):
+def test_the_average_has_no_gradients_and_stays_in_evaluation_mode(samples):
     state = fresh("conv")
-    for _ in training.train(state, samples["conv"], losses.objective("relativistic"), SMALL):
+    for _ in training.train(state, samples["conv"], replace(SMALL, objective="relativistic")):
         assert all(not p.requires_grad and p.grad is None for p in state.G_ema.parameters())
         assert state.G.training
         assert state.D.training
         assert not state.G_ema.training
 
 
-def test_frozen_layers_stay_frozen_and_the_others_free(samples):
-    """Freezing the first layers of a pretrained D is a recipe for small data; the loop must not undo it."""
+def test_frozen_layers_stay_frozen_and_the_others_train(samples):
+    """Freezing the first layers of a pretrained D helps with small data; the loop keeps them so."""
     state = fresh("conv")
     state.D.layers[0].requires_grad_(False)
     state.G.layers[0].requires_grad_(False)
     before = copy.deepcopy(state)
-    list(training.train(state, samples["conv"], losses.objective("hinge"), SMALL))
-    for new, old in ((state.D, before.D), (state.G, before.G)):
+    list(training.train(state, samples["conv"], SMALL))
+    for new, old, layer in ((state.D, before.D, 2), (state.G, before.G, -2)):
         assert torch.equal(new.layers[0].weight, old.layers[0].weight)
-        assert not torch.equal(
-            new.layers[-2 if new is state.G else 2].weight, old.layers[-2 if new is state.G else 2].weight
-        )
-        assert [p.requires_grad for p in new.parameters()] == [p.requires_grad for p in old.parameters()]
+        assert not torch.equal(new.layers[layer].weight, old.layers[layer].weight)
+        free_now, free_before = ([p.requires_grad for p in n.parameters()] for n in (new, old))
+        assert free_now == free_before
 
 
-def test_an_interrupt_in_the_generators_step_leaves_d_trainable(samples):
+def test_an_interrupt_in_the_update_of_the_generator_leaves_d_trainable(samples, monkeypatch):
     state = fresh()
 
     def interrupted(real_logits, fake_logits):
         raise KeyboardInterrupt
 
-    objective = losses.objective("hinge")
-    with pytest.raises(KeyboardInterrupt):
-        list(training.train(state, samples["mlp"], replace(objective, g_loss=interrupted), SMALL))
+    hinge = replace(losses.OBJECTIVES["hinge"], g_loss=interrupted)
+    with monkeypatch.context() as patch:
+        patch.setitem(losses.OBJECTIVES, "hinge", hinge)
+        with pytest.raises(KeyboardInterrupt):
+            list(training.train(state, samples["mlp"], SMALL))
     assert all(p.requires_grad for p in state.D.parameters())
-    assert len(list(training.train(state, samples["mlp"], objective, SMALL))) == 6
+    assert len(list(training.train(state, samples["mlp"], SMALL))) == 6
 
 
 def test_the_penalties_have_their_papers_weights(samples):
-    """γ/2 for R1 and R2, λ for WGAN-GP's; and they add up."""
+    """γ/2 for R1 and R2, λ for WGAN-GP's; several are summed."""
     state = fresh()
     real, fake, labels, _, _ = step_parts(state, samples["mlp"])
     critic = copy.deepcopy(state.D)
     measured = {}
-    for name, options in {"r1": {"r1": 3.0}, "r2": {"r2": 3.0}, "both": {"r1": 3.0, "r2": 3.0}}.items():
+    settings = {"r1": {"r1": 3.0}, "r2": {"r2": 3.0}, "both": {"r1": 3.0, "r2": 3.0}}
+    for name, options in settings.items():
         other = copy.deepcopy(state)
         config = replace(SMALL, **options)
-        step = training.discriminator_step(other, real, fake, labels, losses.objective("hinge"), config, None)
+        step = training.update_discriminator(other, real, fake, labels, config, None)
         measured[name] = step["penalty"].item()
     r1, r2 = (training.penalties.r1(critic, x, x).item() for x in (real, fake))
     assert measured["r1"] == pytest.approx(1.5 * r1)
@@ -214,22 +230,21 @@ def test_the_penalties_have_their_papers_weights(samples):
     assert measured["both"] == pytest.approx(1.5 * (r1 + r2))
     rngs = (torch.Generator().manual_seed(0) for _ in range(2))
     gp = training.penalties.gradient_penalty(critic, real, fake, next(rngs)).item()
-    step = training.discriminator_step(
-        state, real, fake, labels, losses.objective("hinge"), replace(SMALL, gp=10.0), next(rngs)
-    )  # fmt: skip
+    config = replace(SMALL, gp=10.0)
+    step = training.update_discriminator(state, real, fake, labels, config, next(rngs))
     assert step["penalty"].item() == pytest.approx(10 * gp)
 
 
-def test_one_step_equals_the_same_step_written_out(samples):
-    """Two passes of D, plain Adam, requires_grad toggled by hand: the textbook's loop."""
-    config = replace(SMALL, steps=1, ema=0.9)
+def test_one_step_equals_the_same_step_by_hand(samples):
+    """Separate passes of D for real and fake, and Adam that is not fused."""
+    config = replace(SMALL, objective="non_saturating", steps=1, ema=0.9)
     state, by_hand = fresh(config=config), fresh(config=config)
-    list(training.train(state, samples["mlp"], losses.objective("non_saturating"), config))
+    list(training.train(state, samples["mlp"], config))
 
     G, D = by_hand.G, by_hand.D
-    rates = ((G, config.lr_G), (D, config.lr_D))
-    opt_G, opt_D = (torch.optim.Adam(n.parameters(), rate, config.betas, fused=False) for n, rate in rates)
-    rng = training.runtime.step_rng(0, 0)
+    opt_G = torch.optim.Adam(G.parameters(), config.lr_G, config.betas, fused=False)
+    opt_D = torch.optim.Adam(D.parameters(), config.lr_D, config.betas, fused=False)
+    rng = training.step_rng(0, 0)
     real, _ = samples["mlp"].batch(4, rng)
     fake = G(torch.randn(4, 5, generator=rng))
     loss = nn.BCEWithLogitsLoss()
@@ -247,20 +262,21 @@ def test_one_step_equals_the_same_step_written_out(samples):
 
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
 @pytest.mark.parametrize("objective", ["hinge", "relativistic"])
-def test_bfloat16_products_give_nearly_the_same_gradients_and_leave_weights_in_float32(
+def test_bf16_gives_nearly_the_same_gradients_and_weights_in_float32(
     samples, kind, objective, monkeypatch
 ):
-    """bfloat16 keeps 8 bits: gradients differ by about a hundredth, those of G by more, since it meets another D."""
-    monkeypatch.setattr(training.runtime, "has_bf16", lambda _: True)
+    """bfloat16 has 8 bits: gradients differ by about 1 %, those of G by more, as D differs too."""
+    monkeypatch.setattr(training, "has_bf16", lambda _: True)
     states = {}
     for bf16 in (False, True):
-        config = replace(SMALL, steps=1, batch_size=16, bf16=bf16, r1=1.0)
+        config = replace(SMALL, objective=objective, steps=1, batch_size=16, bf16=bf16, r1=1.0)
         states[bf16] = fresh(kind, config)
-        (log,) = training.train(states[bf16], samples[kind], losses.objective(objective), config)
+        (log,) = training.train(states[bf16], samples[kind], config)
         assert all(value.dtype == torch.float32 for value in log.tensors.values())
     for name, bound in (("D", 0.05), ("G", 0.2)):
         whole, short = (
-            torch.cat([p.grad.flatten() for p in getattr(states[bf16], name).parameters()]) for bf16 in (False, True)
+            torch.cat([p.grad.flatten() for p in getattr(states[bf16], name).parameters()])
+            for bf16 in (False, True)
         )
         assert short.dtype == torch.float32
         error = (whole - short).norm() / whole.norm()
@@ -278,172 +294,258 @@ def test_the_average_moves_by_its_decay_and_copies_buffers(decay, seed):
     network(torch.randn(5, 2))
     nn.init.normal_(network[1].weight)
     before = copy.deepcopy(average)
-    training.update_average(average, network, decay)
-    for new, old, current in zip(average.parameters(), before.parameters(), network.parameters(), strict=True):
+    training.update_ema(average, network, decay)
+    weights = zip(average.parameters(), before.parameters(), network.parameters(), strict=True)
+    for new, old, current in weights:
         torch.testing.assert_close(new, decay * old + (1 - decay) * current)
     assert all(torch.equal(a, b) for a, b in zip(average.buffers(), network.buffers(), strict=True))
     assert average[1].num_batches_tracked == 1
 
 
-def test_without_decay_the_average_is_the_generator(samples):
+def test_with_a_decay_of_0_the_average_is_the_generator(samples):
     config = replace(SMALL, ema=0.0)
     state = fresh("conv", config)
-    list(training.train(state, samples["conv"], losses.objective("hinge"), config))
+    list(training.train(state, samples["conv"], config))
     assert list(bits(state.G.state_dict())) == list(bits(state.G_ema.state_dict()))
 
 
-# The same bits
+# Resuming
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
 @pytest.mark.parametrize("breaks", [(1,), (2, 3), (1, 4, 5)])
-def test_breaks_change_no_bit(samples, device, kind, breaks, monkeypatch):
-    """Break, carry the state over to fresh networks as a file would, go on: equal to a run without a break."""
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else a GPU's convolutions add up in any order
-    config = replace(SMALL, gp=1.0)
+def test_a_resumed_run_has_the_same_bits(samples, device, kind, breaks, monkeypatch):
+    """Stop, load the state into new networks as from a file, and continue."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # the order of sums on a GPU
+    config = replace(SMALL, objective="relativistic", gp=1.0)
     whole = fresh(kind, config, device, spectral=True)
-    objective = losses.objective("relativistic")
-    list(training.train(whole, samples[kind], objective, config))
+    list(training.train(whole, samples[kind], config))
 
     state = fresh(kind, config, device, spectral=True)
     for stop in breaks:
-        for log in training.train(state, samples[kind], objective, config):
+        for log in training.train(state, samples[kind], config):
             if log.step == stop:
                 break
-        saved = tree_map_only(torch.Tensor, torch.Tensor.contiguous, copy.deepcopy(state.state_dict()))  # as in a file
+        saved = copy.deepcopy(state.state_dict())
+        saved = tree_map_only(torch.Tensor, torch.Tensor.contiguous, saved)  # as in a file
         state = fresh(kind, config, device, seed=99, spectral=True)
         state.load_state_dict(saved)
         assert state.step == stop
-    list(training.train(state, samples[kind], objective, config))
+    list(training.train(state, samples[kind], config))
     assert same(state, whole)
 
 
-def test_a_loaded_state_can_be_loaded_again(samples):
-    """Several objectives may start from one saved state: training must not go on inside it."""
-    state, objective = fresh("conv"), losses.objective("hinge")
-    list(training.train(state, samples["conv"], objective, SMALL))
+def test_training_does_not_change_the_state_that_was_loaded(samples):
+    """So that several runs can start from it."""
+    state = fresh("conv")
+    list(training.train(state, samples["conv"], SMALL))
     saved = copy.deepcopy(state.state_dict())
     before = list(bits(saved))
     state.load_state_dict(saved)
-    list(training.train(state, samples["conv"], objective, replace(SMALL, steps=9)))
+    list(training.train(state, samples["conv"], replace(SMALL, steps=9)))
     assert list(bits(saved)) == before
 
 
-def test_a_finished_run_has_nothing_to_do(samples):
+def test_a_finished_run_takes_no_step_unless_steps_grow(samples):
     state = fresh()
-    assert len(list(training.train(state, samples["mlp"], losses.objective("hinge"), SMALL))) == 6
-    assert list(training.train(state, samples["mlp"], losses.objective("hinge"), SMALL)) == []
+    assert len(list(training.train(state, samples["mlp"], SMALL))) == 6
+    assert list(training.train(state, samples["mlp"], SMALL)) == []
     longer = replace(SMALL, steps=8)
-    assert [log.step for log in training.train(state, samples["mlp"], losses.objective("hinge"), longer)] == [7, 8]
+    assert [log.step for log in training.train(state, samples["mlp"], longer)] == [7, 8]
 
 
-def test_other_seeds_train_otherwise_and_the_global_generator_has_no_say(samples):
+def test_a_run_depends_on_its_seed_and_not_on_the_global_generator(samples):
     states = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         config = replace(SMALL, seed=seed)
         state = fresh(config=config)
         torch.manual_seed(noise)
-        list(training.train(state, samples["mlp"], losses.objective("hinge"), config))
+        list(training.train(state, samples["mlp"], config))
         states.append(state)
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
-def test_looking_at_the_data_before_training_changes_nothing(samples):
-    """The first look at the data passes through D: spectral norm's vectors must not move."""
+def test_checking_the_first_batch_changes_nothing(samples):
+    """A pass of D in training mode would update the vectors of spectral norm."""
     state = fresh(spectral=True)
     before = copy.deepcopy(state.state_dict())
-    training._require_fit(state, samples["mlp"], 4)
+    training.check_first_batch(state, samples["mlp"], SMALL)
     assert list(bits(before)) == list(bits(state.state_dict()))
 
 
 # Divergence
 
 
+def guarded(
+    state: training.TrainState,
+    data: training.Data,
+    config: training.TrainConfig = SMALL,
+    every: int = 2,
+) -> list[training.Log]:
+    return list(training.stop_on_nan(training.train(state, data, config), state, every))
+
+
 class Poisoned:
-    """Data that are good until the given batch."""
+    """Data with one bad batch."""
 
     def __init__(self, clean: training.Data, bad: int, value: float = float("nan")) -> None:
-        self.clean, self.shape, self.bad, self.value, self.seen = clean, clean.shape, bad, value, itertools.count()
+        self.clean, self.shape = clean, clean.shape
+        self.bad, self.value, self.index = bad, value, itertools.count()
 
     def to(self, device: torch.device) -> "Poisoned":
         return self
 
     def batch(self, count: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         real, labels = self.clean.batch(count, rng)
-        return (torch.full_like(real, self.value) if next(self.seen) == self.bad else real), labels
+        if next(self.index) == self.bad:
+            real = torch.full_like(real, self.value)
+        return real, labels
 
 
 @pytest.mark.parametrize(("bad", "restored"), [(1, 0), (2, 0), (3, 2), (5, 4), (6, 4)])
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
-def test_a_nan_names_the_step_and_puts_back_the_last_good_state(samples, kind, bad, restored):
-    """Batch 0 is the look before the first step, so batch n is that of step n."""
+def test_after_a_nan_the_last_good_state_is_restored_and_the_error_names_both_steps(
+    samples, kind, bad, restored
+):
+    """Batch 0 is for the check before training, so batch n is that of step n."""
     state, reference = fresh(kind), fresh(kind)
-    objective = losses.objective("hinge")
-    for log in training.train(reference, samples[kind], objective, SMALL):
+    for log in training.train(reference, samples[kind], SMALL):
         if log.step == restored:
             break
     reference = fresh(kind) if not restored else reference
     poisoned = Poisoned(samples[kind], bad)
-    with pytest.raises(
-        training.DivergedError, match=rf"d_loss is nan at step {bad};.*that of step {restored} again.*r1"
-    ):
-        list(training.train(state, poisoned, objective, SMALL))
+    message = rf"d_loss is nan at step {bad}; restored the state of step {restored}; .*r1"
+    with pytest.raises(training.DivergedError, match=message):
+        guarded(state, poisoned)
     assert state.step == restored
     assert same(state, reference)
 
 
-def test_training_goes_on_after_divergence(samples):
+def test_training_can_continue_after_divergence(samples):
     state, whole = fresh(), fresh()
-    objective = losses.objective("hinge")
     with pytest.raises(training.DivergedError):
-        list(training.train(state, Poisoned(samples["mlp"], 4), objective, SMALL))
-    list(training.train(state, samples["mlp"], objective, SMALL))
-    list(training.train(whole, samples["mlp"], objective, SMALL))
+        guarded(state, Poisoned(samples["mlp"], 4))
+    list(training.train(state, samples["mlp"], SMALL))
+    list(training.train(whole, samples["mlp"], SMALL))
     assert same(state, whole)
 
 
-def test_infinity_counts_too(samples):
+def test_infinity_counts_as_divergence(samples):
+    config = replace(SMALL, objective="least_squares")
+    poisoned = Poisoned(samples["mlp"], 3, 1e38)
     with pytest.raises(training.DivergedError, match="d_loss is inf at step 3"):
-        list(training.train(fresh(), Poisoned(samples["mlp"], 3, 1e38), losses.objective("least_squares"), SMALL))
+        guarded(fresh(), poisoned, config)
 
 
 @pytest.mark.parametrize("player", ["d_loss", "g_loss"])
-@pytest.mark.parametrize("check_every", [1, 2, 50])
-def test_a_nan_gradient_of_a_finite_loss_is_found(samples, player, check_every):
-    """sqrt(0 · logits) is 0, but its derivative is NaN: the loss looks well, the weights are lost."""
+@pytest.mark.parametrize("every", [1, 2, 50])
+def test_a_nan_gradient_of_a_finite_loss_is_detected(samples, player, every, monkeypatch):
+    """sqrt(0 · logits) is 0 with a derivative of NaN: the loss is finite, the weights are not."""
 
     def root(real_logits, fake_logits):
         return (0 * fake_logits).abs().sqrt().mean() + fake_logits.mean()
 
-    config = replace(SMALL, check_every=check_every)
-    state, untouched = fresh(config=config), fresh(config=config)
-    with pytest.raises(training.DivergedError, match="state is that of step 0 again"):
-        list(training.train(state, samples["mlp"], replace(losses.objective("hinge"), **{player: root}), config))
+    hinge = replace(losses.OBJECTIVES["hinge"], **{player: root})
+    monkeypatch.setitem(losses.OBJECTIVES, "hinge", hinge)
+    state, untouched = fresh(), fresh()
+    with pytest.raises(training.DivergedError, match="restored the state of step 0"):
+        guarded(state, samples["mlp"], every=every)
     assert same(state, untouched)
+
+
+def test_the_guard_changes_nothing_and_yields_every_log(samples):
+    state, bare = fresh("conv"), fresh("conv")
+    assert [log.step for log in guarded(state, samples["conv"])] == [1, 2, 3, 4, 5, 6]
+    list(training.train(bare, samples["conv"], SMALL))
+    assert same(state, bare)
+
+
+def test_the_last_step_is_checked_before_its_log_is_yielded(samples):
+    """So that a caller that saves at the last step does not save NaN."""
+    state, seen = fresh(), []
+    logs = training.train(state, Poisoned(samples["mlp"], 6), SMALL)
+    with pytest.raises(training.DivergedError, match="d_loss is nan at step 6"):  # noqa: PT012
+        for log in training.stop_on_nan(logs, state, every=4, last=SMALL.steps):
+            seen.append(log.step)
+    assert seen == [1, 2, 3, 4, 5]
+    assert state.step == 4
+
+
+def test_without_the_guard_nothing_is_checked(samples):
+    """The control of the tests above."""
+    logs = list(training.train(fresh(), Poisoned(samples["mlp"], 3), SMALL))
+    assert [math.isnan(log["d_loss"]) for log in logs] == [False, False, True, True, True, True]
+
+
+# The first batch
+
+
+def test_data_of_another_shape_are_refused(pictures):
+    with pytest.raises(ValueError, match=r"G makes samples \(2,\), but the data are \(1, 8, 8\)"):
+        next(training.train(fresh("points"), pictures, SMALL))
+
+
+def test_data_with_more_classes_are_refused(pictures):
+    with pytest.raises(ValueError, match="3 classes, but the data have label 3"):
+        next(training.train(fresh(classes=3), pictures, SMALL))
+
+
+def test_a_discriminator_with_another_output_is_refused(pictures):
+    state = fresh()
+    state.D.last = nn.Identity()
+    with pytest.raises(ValueError, match=r"D must return logits \(4,\), not \(4, 16\)"):
+        next(training.train(state, pictures, SMALL))
+
+
+def test_augmentation_of_points_is_refused(samples):
+    config = replace(SMALL, augment=("cutout",))
+    with pytest.raises(ValueError, match=r"augment changes images \(N, C, H, W\)"):
+        next(training.train(fresh("points", config), samples["points"], config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "wgan"}, "objective must be one of minimax, .*but is 'wgan'"),
+        ({"steps": 0}, "steps must be an integer of at least 1, but is 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer"),
+        ({"lr_G": 0}, r"lr_G must be a number in \(0, inf\), but is 0"),
+        ({"lr_D": float("nan")}, "lr_D must be a number"),
+        ({"r1": -1}, r"r1 must be a number in \[0, inf\)"),
+        ({"ema": 1}, r"ema must be a number in \[0, 1\)"),
+        ({"betas": (0.5, 1)}, r"beta2 must be a number in \[0, 1\)"),
+        ({"augment": ("blur",)}, "augment must be one of colour, translation, cutout"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        training.TrainConfig(**settings)
 
 
 # Logs and settings
 
 
-def test_a_log_reads_numbers_and_names_what_it_has(samples):
-    log = next(training.train(fresh(), samples["mlp"], losses.objective("hinge"), SMALL))
-    assert log.d_loss == log.tensors["d_loss"].item()
+def test_a_log_returns_numbers_by_name(samples):
+    log = next(training.train(fresh(), samples["mlp"], SMALL))
+    assert log["d_loss"] == log.tensors["d_loss"].item()
     assert repr(log) == "Log(step=1)"
-    assert copy.deepcopy(log).g_loss == log.g_loss
-    with pytest.raises(AttributeError, match="measured d_loss, real_logit, fake_logit, g_loss, but not 'penalty'"):
-        _ = log.penalty
+    assert list(log.tensors) == ["d_loss", "real_logit", "fake_logit", "g_loss"]
+    with pytest.raises(KeyError, match="penalty"):
+        log["penalty"]
 
 
-def test_logits_in_the_log_are_those_of_the_batch(samples):
+def test_logits_in_the_log_are_means_over_the_batch(samples):
     state = fresh()
-    real, fake, labels, config, rng = step_parts(state, samples["mlp"])
+    real, fake, *others = step_parts(state, samples["mlp"])
     expected = state.D(real).mean().item(), state.D(fake).mean().item()
-    step = training.discriminator_step(state, real, fake, labels, losses.objective("hinge"), config, rng)
-    assert (step["real_logit"].item(), step["fake_logit"].item()) == pytest.approx(expected, abs=1e-6)
+    step = training.update_discriminator(state, real, fake, *others)
+    logged = step["real_logit"].item(), step["fake_logit"].item()
+    assert logged == pytest.approx(expected, abs=1e-6)
 
 
-def test_settings_survive_json_and_whole_numbers():
+def test_settings_survive_json_and_accept_integers():
     config = training.TrainConfig(betas=(0, 0.99), lr_G=1, r1=2)
     assert config.betas == (0.0, 0.99)
     assert isinstance(config.betas[0], float), "Adam refuses an integer 0"
@@ -451,19 +553,22 @@ def test_settings_survive_json_and_whole_numbers():
     fresh(config=replace(config, lr_G=0.1))
 
 
-def test_a_fresh_state_is_where_it_should_be(device):
+def test_an_initial_state_has_step_0_a_copy_of_g_and_its_device(device):
     state = fresh("conv", device=device)
     assert state.device.type == device.type
     assert state.step == 0
-    assert all(torch.equal(a, b) for a, b in zip(state.G.parameters(), state.G_ema.parameters(), strict=True))
+    pairs = zip(state.G.parameters(), state.G_ema.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
     ours = {id(p) for p in state.G.parameters()}
     assert ours == {id(p) for group in state.opt_G.param_groups for p in group["params"]}
     assert not ours & {id(p) for p in state.G_ema.parameters()}
 
 
-def test_the_learning_rates_are_those_of_the_configuration(samples):
-    """A state made, or resumed, with other rates goes on with the ones that ``train`` was given."""
-    state, wanted = fresh(config=SMALL), replace(SMALL, steps=1, lr_G=0.5, lr_D=0.25, betas=(0.1, 0.2))
-    list(training.train(state, samples["mlp"], losses.objective("hinge"), wanted))
+def test_train_uses_the_learning_rates_that_it_is_given(samples):
+    """Whatever the rates that the state was created or saved with."""
+    state = fresh(config=SMALL)
+    other = replace(SMALL, steps=1, lr_G=0.5, lr_D=0.25, betas=(0.1, 0.2))
+    list(training.train(state, samples["mlp"], other))
     groups = state.opt_G.param_groups + state.opt_D.param_groups
-    assert [(group["lr"], group["betas"]) for group in groups] == [(0.5, (0.1, 0.2)), (0.25, (0.1, 0.2))]
+    rates = [(group["lr"], group["betas"]) for group in groups]
+    assert rates == [(0.5, (0.1, 0.2)), (0.25, (0.1, 0.2))]

@@ -1,10 +1,13 @@
-"""Make the bundled data and weights again: python tools/make_assets.py digits|fashion|speech|classifiers|gan --help."""
+"""Make the bundled data and weights again.
+
+python tools/make_assets.py digits|fashion|speech|classifiers|gan --help.
+"""
 
 import gzip
 import hashlib
 import itertools
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +18,9 @@ from safetensors.torch import save_file
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from gan_tutorial import (
-    audio,
-    checkpoints,
-    data,
-    features,
-    losses,
-    metrics,
-    recipes,
-    runtime,
-    sampling,
-    sounds,
-    training,
-)
+from gan_tutorial import checkpoints, data, files, metrics, recipes, runtime, sampling, training
+from gan_tutorial.beyond import audio
+from gan_tutorial.classifier import train_classifier
 
 ASSETS = Path(__file__).parents[1] / "gan_tutorial" / "assets"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -39,16 +32,16 @@ app = typer.Typer(help=__doc__, add_completion=False)
 
 
 def write_sums() -> None:
-    """Write the SHA-256 of every asset beside them, in the format of sha256sum."""
-    files = sorted(p for suffix in ("npz", "safetensors") for p in ASSETS.glob(f"*.{suffix}"))
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    """Write the SHA-256 of every asset to SHA256SUMS, in the format of sha256sum."""
+    paths = sorted([*ASSETS.glob("*.npz"), *ASSETS.glob("*.safetensors")])
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in paths]
     (ASSETS / "SHA256SUMS").write_text("".join(lines))
     for line in lines:
         print(line, end="")
 
 
 def stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the sorted indices of a random sample that holds the same share of every class, within one image."""
+    """Return the sorted indices of a random sample with the same share of every class."""
     chosen = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -57,7 +50,7 @@ def stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> np
 
 
 def save(name: str, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Write one split, in random order, so that any slice of it holds all classes."""
+    """Write one split in random order, so that any slice has all classes."""
     order = rng.permutation(len(images))
     np.savez_compressed(ASSETS / f"{name}.npz", images=images[order], labels=labels[order])
     print(name, images.shape, np.bincount(labels))
@@ -65,7 +58,9 @@ def save(name: str, images: np.ndarray, labels: np.ndarray, rng: np.random.Gener
 
 @app.command()
 def digits(
-    source: Annotated[Path, typer.Argument(help="an .npz with x (10000, 28, 28) and y (10000,), both uint8")],
+    source: Annotated[
+        Path, typer.Argument(help="an .npz with x (10000, 28, 28) and y (10000,), both uint8")
+    ],
 ) -> None:
     """Split 10,000 MNIST digits into 8,000 to train and 2,000 held out, a fifth of each class."""
     with np.load(source, allow_pickle=False) as file:
@@ -79,10 +74,20 @@ def digits(
 
 
 @app.command()
-def fashion(folder: Annotated[Path, typer.Argument(help="the folder with Fashion-MNIST's four idx.gz files")]) -> None:
-    """Take 10,000 of Fashion-MNIST's training images and 2,000 of its test images, the same share of each class."""
+def fashion(
+    folder: Annotated[
+        Path, typer.Argument(help="the folder with Fashion-MNIST's four idx.gz files")
+    ],
+) -> None:
+    """Take 10,000 of Fashion-MNIST's training images and 2,000 of its test images.
+
+    Each class has the same share as in the full set.
+    """
     rng = np.random.default_rng(0)
-    for split, prefix, share in (("train", "train", 10_000 / 60_000), ("test", "t10k", 2_000 / 10_000)):
+    for split, prefix, share in (
+        ("train", "train", 10_000 / 60_000),
+        ("test", "t10k", 2_000 / 10_000),
+    ):
         with gzip.open(folder / f"{prefix}-images-idx3-ubyte.gz") as file:
             images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
         with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz") as file:
@@ -93,12 +98,12 @@ def fashion(folder: Annotated[Path, typer.Argument(help="the folder with Fashion
 
 
 def speak(word: str, voice: str, pitch: int, speed: int) -> np.ndarray:
-    """Return a word as espeak-ng says it, float (2048,) in [-0.95, 0.95] at 5 kHz, from its first sound on."""
+    """Return a word spoken by espeak-ng, float (2048,) in [-0.95, 0.95] at 5 kHz."""
     command = ["espeak-ng", "--stdout", "-z", "-v", voice, "-p", str(pitch), "-s", str(speed), word]
     spoken = subprocess.run(command, capture_output=True, check=True).stdout
-    samples = np.frombuffer(spoken[44:], "<i2") / 32768  # behind the header of the WAV file; at 22,050 Hz
+    samples = np.frombuffer(spoken[44:], "<i2") / 32768  # after the 44 bytes of WAV's header
     samples = resample_poly(samples, SPEECH_RATE, 22_050)
-    first = np.flatnonzero(np.abs(samples) > 0.03 * np.abs(samples).max())[0]
+    first = np.flatnonzero(np.abs(samples) > 0.03 * np.abs(samples).max())[0]  # end of silence
     samples = samples[max(0, first - 20) :][:SPEECH_LENGTH]
     samples = np.pad(samples, (0, SPEECH_LENGTH - len(samples)))
     samples *= np.minimum(1, np.arange(SPEECH_LENGTH)[::-1] / 100)  # no click at the end
@@ -107,9 +112,10 @@ def speak(word: str, voice: str, pitch: int, speed: int) -> np.ndarray:
 
 @app.command()
 def speech() -> None:
-    """Let espeak-ng say the ten digits in 6 accents, 18 voices (6 variants, 3 pitches) and 2 speeds; hold out 3 voices.
+    """Record espeak-ng: ten digits in 6 accents, 18 voices and 2 speeds; hold out 3 voices.
 
-    Accents often share a word to the last sample, so voices are held out in all accents, and a take is kept once.
+    A voice is one of 6 variants at one of 3 pitches. Accents often have the same samples for a
+    word, so voices are held out in all accents, and equal takes are kept once.
     """
     rng = np.random.default_rng(0)
     voices = list(itertools.product(VARIANTS, PITCHES))
@@ -118,13 +124,17 @@ def speech() -> None:
     for index, (variant, pitch) in enumerate(tqdm(voices)):
         spoken, labels = takes["test" if index in held_out else "train"]
         for accent, speed, (label, word) in itertools.product(ACCENTS, SPEEDS, enumerate(WORDS)):
-            take = sounds.to_bytes(torch.from_numpy(speak(word, accent + variant, pitch, speed))).numpy()
+            wave = torch.from_numpy(speak(word, accent + variant, pitch, speed))
+            take = audio.to_bytes(wave).numpy()
             if take.tobytes() not in spoken:
                 spoken[take.tobytes()] = take
                 labels.append(label)
     for split, (spoken, labels) in takes.items():
         order = rng.permutation(len(labels))
-        kept = {"sounds": np.stack(list(spoken.values()))[order], "labels": np.array(labels, np.uint8)[order]}
+        kept = {
+            "sounds": np.stack(list(spoken.values()))[order],
+            "labels": np.array(labels, np.uint8)[order],
+        }
         np.savez_compressed(ASSETS / f"speech-{split}.npz", **kept, rate=SPEECH_RATE)
         print(f"speech-{split}", kept["sounds"].shape, np.bincount(labels))
     write_sums()
@@ -135,10 +145,12 @@ def classifiers() -> None:
     """Train the two bundled classifiers, and print their accuracy on the held-out images."""
     for name in data.BUNDLED:
         held_out = data.load_images(name, "test")
-        classifier = features.train_classifier(data.load_images(name, "train"))
-        features.save_classifier(classifier, ASSETS / f"{name}-classifier.safetensors")
-        _, predicted = classifier.describe(held_out.images)
-        print(f"{name}: {(predicted == held_out.labels).float().mean():.2%} of {len(held_out)} held-out images")
+        classifier = train_classifier(data.load_images(name, "train"))
+        with files.replacing(ASSETS / f"{name}-classifier.safetensors") as temporary:
+            save_file(classifier.state_dict(), temporary)
+        _, predicted = classifier.extract(held_out.images)
+        accuracy = (predicted == held_out.labels).float().mean()
+        print(f"{name}: {accuracy:.2%} of {len(held_out)} held-out images")
     write_sums()
 
 
@@ -148,51 +160,56 @@ def gan(
     steps: Annotated[int | None, typer.Option(help="fewer, to try the command")] = None,
     folder: Annotated[Path, typer.Option(help="where the file goes")] = ASSETS,
 ) -> None:
-    """Train the bundled pair by the recipe ``best``, and print the scores of its samples.
+    """Train the bundled networks with the preset ``best``, and print the scores of the samples.
 
-    The file is a checkpoint of step 0 whose G is the average of the training: what a warm start begins with.
+    The file is a checkpoint of step 0 whose G is the averaged one, for warm starts.
     """
     if name == "speech":
-        gan_speech(steps or audio.SPEECH.steps, folder)
+        gan_speech(steps or audio.SPEECH_CONFIG.steps, folder)
         return
-    recipe = recipes.preset("best").variant(**({} if steps is None else {"steps": steps}))
-    images, state = data.load_images(name), recipe.fresh()
-    for _ in tqdm(recipe.run(state, images), total=recipe.train.steps):
+    recipe = recipes.preset("best")
+    recipe = replace(recipe, steps=steps or recipe.steps)
+    images, state = data.load_images(name), recipe.init()
+    for _ in tqdm(training.train(state, images, recipe), total=recipe.steps):
         pass
-    report = metrics.image_report(
-        sampling.sample(state.G_ema, sampling.latents(2000, state.G.latent_dim, seed=2), torch.arange(2000) % 10), name
-    )
-    print(f"{name}: FD {report.fd:.3f}, floor {report.floor:.3f}, ratio {report.ratio:.2f}; {report.scores}")
-    made = training.TrainState.fresh(state.G_ema, state.D, recipe.train)
-    settings = {"data": name, "objective": recipe.objective, "network": recipe.network.as_dict()}
-    checkpoints.save(made, folder / f"{name}-gan.safetensors", settings)
+    report = metrics.Evaluator(name).report(sampling.generate(state.G_ema, 2000, seed=2))
+    floor = report.fd_floor
+    print(f"{name}: {report.ratio:.2f} floors of {floor.mean:.3f} ± {floor.std:.3f}")
+    print(f"{report.scores}, floors {report.floors}")
+    start = training.TrainState.init(state.G_ema, state.D, recipe)
+    settings = {"data": name, "recipe": asdict(recipe)}
+    checkpoints.save(start, folder / f"{name}-gan.safetensors", settings)
     if folder == ASSETS:
         write_sums()
 
 
 def gan_speech(steps: int, folder: Path) -> None:
-    """Train the bundled generator of spoken digits, store it in 16 bits, and print the scores of its sounds."""
+    """Train the bundled generator of spoken digits, save it in float16, print its scores."""
     device = runtime.choose_device()
-    train, held_out = (sounds.load_speech(split) for split in data.SPLITS)
-    config = replace(audio.SPEECH, steps=steps)
+    train, held_out = (audio.load_speech(split) for split in data.SPLITS)
+    config = replace(audio.SPEECH_CONFIG, steps=steps)
     torch.manual_seed(config.seed)
-    state = training.TrainState.fresh(*audio.speech_pair(), config, device)
-    for _ in tqdm(training.train(state, train, losses.objective("relativistic"), config), total=steps):
+    state = training.TrainState.init(*audio.speech_networks(), config, device)
+    for _ in tqdm(training.train(state, train, config), total=steps):
         pass
     weights = {key: value.cpu() for key, value in state.G_ema.state_dict().items()}
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
-    with runtime.replacing(folder / "speech-gan.safetensors") as temporary:
-        save_file(halves, temporary)
-    state.G_ema.load_state_dict(halves)
-    labels = torch.arange(1000) % 10
-    fake = sampling.sample(state.G_ema, sampling.latents(1000, state.G.latent_dim, seed=2), labels)
+    for key, value in weights.items():
+        weights[key] = value.half() if value.is_floating_point() else value
+    with files.replacing(folder / "speech-gan.safetensors") as temporary:
+        save_file(weights, temporary)
+    state.G_ema.load_state_dict(weights)
+    fake = sampling.generate(state.G_ema, 1000, seed=2)
     recogniser = audio.train_recogniser(train)
-    for kind, waves, asked in (("held-out", held_out.waves, held_out.labels), ("generated", fake, labels)):
-        print(f"{kind}: {(recogniser(waves).argmax(1) == asked).float().mean():.2%} recognised as what they should be")
-    few = len(held_out)
-    real, stand_in, made = (audio.bands(w[:few], train.rate) for w in (held_out.waves, train.waves, fake))
-    fd, floor = (metrics.frechet_distance(real, other) for other in (made, stand_in))
-    print(f"speech: FD {fd:.1f}, floor {floor:.1f}, ratio {fd / floor:.2f}, on {few} sounds each")
+    for kind, waves, labels in (
+        ("held-out", held_out.waves, held_out.labels),
+        ("generated", fake, sampling.labels(state.G_ema, 1000)),
+    ):
+        accuracy = (recogniser(waves).argmax(1) == labels).float().mean()
+        print(f"{kind}: {accuracy:.2%} recognised as their class")
+    count, sets = len(held_out), (held_out.waves, train.waves, fake)
+    real, other, made = (audio.log_mel(waves[:count], train.rate) for waves in sets)
+    fd, floor = metrics.frechet_distance(real, made), metrics.frechet_distance(real, other)
+    print(f"speech: FD {fd:.1f}, of training sounds {floor:.1f}, on {count} sounds each")
     if folder == ASSETS:
         write_sums()
 

@@ -1,9 +1,9 @@
 """Run the book's notebooks from top to bottom and store their outputs and their run time.
 
     python tools/notebooks.py execute                           every notebook of the book
-    python tools/notebooks.py execute book/build/data.ipynb     only those named
+    python tools/notebooks.py execute book/first-gan/data.ipynb     only those named
 
-A notebook is replaced only when all of it ran without an error, without a warning and without leaving a file in its
+A notebook is replaced only if it ran without an error, a warning, or a new file in its
 working folder; otherwise the old one stays, and the command ends with status 1.
 """
 
@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from gan_tutorial.runtime import replacing
+from gan_tutorial.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -38,9 +38,13 @@ class NotebookError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=["execute"])
-    parser.add_argument("notebooks", nargs="*", type=Path, help="all those in book/ when none is named")
+    parser.add_argument(
+        "notebooks", nargs="*", type=Path, help="all those in book/ when none is named"
+    )
     paths = parser.parse_args(arguments).notebooks or notebooks(BOOK)
     failed = 0
     for path in (bar := tqdm(paths, disable=None)):
@@ -57,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def notebooks(folder: Path) -> list[Path]:
     """Return every notebook below a folder, sorted, without Jupyter's own copies."""
-    return sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    return sorted(
+        path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+    )
 
 
 def execute(path: Path) -> float:
@@ -81,7 +87,7 @@ def execute(path: Path) -> float:
 
 
 def run(notebook: NotebookNode) -> float:
-    """Run all cells in place, in an empty temporary folder; return the seconds from the kernel's start to its end."""
+    """Run all cells, in an empty temporary folder; return the seconds, kernel's start included."""
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # before a kernel in the home folder
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
@@ -98,12 +104,14 @@ def run(notebook: NotebookNode) -> float:
             raise NotebookError(str(error)) from error
         seconds = time.perf_counter() - start
         if left := sorted(path.name for path in Path(folder).iterdir()):
-            raise NotebookError(f"it leaves files behind: {', '.join(left)}; write to tempfile.TemporaryDirectory()")
+            raise NotebookError(
+                f"it leaves files behind: {', '.join(left)}; write to tempfile.TemporaryDirectory()"
+            )
     return seconds
 
 
 def tidy(notebook: NotebookNode) -> None:
-    """Remove what differs from run to run and says nothing: timings, kernel names, progress bars, live widgets.
+    """Remove what differs between runs: timings, kernel names, progress bars, live widgets.
 
     Raises:
         NotebookError: a cell wrote something else than a progress bar to the error stream.
@@ -122,9 +130,15 @@ def tidy(notebook: NotebookNode) -> None:
 def keeps(output: NotebookNode, number: int) -> bool:
     """Tell whether an output of cell ``number`` is stored."""
     if output.output_type == "stream" and output.name == "stderr":
-        lines = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[\w", "", output.text)) if line.strip()]
+        lines = [
+            line
+            for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[\w", "", output.text))
+            if line.strip()
+        ]
         if others := [line for line in lines if not PROGRESS_BAR.search(line)]:
-            raise NotebookError(f"cell {number} warns: {others[0]!r}; mend the cause, or catch and show it in the cell")
+            raise NotebookError(
+                f"cell {number} warns: {others[0]!r}; fix the cause, or show it in the cell"
+            )
         return False
     return WIDGET not in output.get("data", {})
 
@@ -141,20 +155,26 @@ def state_run_time(notebook: NotebookNode, seconds: int) -> None:
         NotebookError: there is no such line.
     """
     first = notebook.cells[0]
-    first.source, count = RUN_TIME.subn(f"**Run time**: about {seconds} s on two CPU cores", first.source)
+    first.source, count = RUN_TIME.subn(
+        f"**Run time**: about {seconds} s on two CPU cores", first.source
+    )
     if not count:
-        raise NotebookError("its first cell needs the line '**Run time**: about 0 s on two CPU cores'")
+        raise NotebookError(
+            "its first cell needs the line '**Run time**: about 0 s on two CPU cores'"
+        )
 
 
 def update_cover(path: Path, seconds: int) -> None:
-    """Write the run time into the last column of the notebook's row in the cover's map of chapters, if it has one."""
+    """Write the run time into the row of the notebook in the cover's map, if there is one."""
     cover = BOOK / "index.md"
     if not path.resolve().is_relative_to(BOOK):
         return
     link = f"({path.resolve().relative_to(BOOK).as_posix()})"
     lines = cover.read_text(encoding="utf-8").splitlines()
     rows = [
-        re.sub(r"\|[^|]*\|\s*$", f"| {seconds} s |", line) if line.startswith("|") and link in line else line
+        re.sub(r"\|[^|]*\|\s*$", f"| {seconds} s |", line)
+        if line.startswith("|") and link in line
+        else line
         for line in lines
     ]
     if rows != lines:

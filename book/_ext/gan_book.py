@@ -1,33 +1,50 @@
-"""The Sphinx extension of this book: buttons that depend on an address, pages that ask nothing of other machines."""
+"""Sphinx extension: pages without remote scripts, API pages without PyTorch."""
 
 import re
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, Union
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.ext.autodoc.mock import _MockObject
 
 COLAB = "https://colab.research.google.com"
 
 
 def offer_repository_buttons(app: Sphinx, config: Config) -> None:
-    """Show the repository's and Colab's buttons where ``repository.url`` is set in ``_config.yml``, and only there."""
+    """Show the repository's and Colab's buttons if ``_config.yml`` has its URL."""
     options = config.html_theme_options
     public = bool(options.get("repository_url"))
     options["use_repository_button"] = public
     options["use_issues_button"] = public
-    options["launch_buttons"] = options.get("launch_buttons", {}) | {"colab_url": COLAB if public else ""}
+    options["launch_buttons"] = options.get("launch_buttons", {}) | {
+        "colab_url": COLAB if public else ""
+    }
 
 
 def leave_out_thebe(app: Sphinx) -> None:
-    """Take out sphinx-thebe, which Jupyter Book always loads: it puts the address of a remote script on each page."""
+    """Remove sphinx-thebe, which Jupyter Book always loads, with its remote script."""
     for listeners in app.events.listeners.values():
-        listeners[:] = [listener for listener in listeners if listener.handler.__module__ != "sphinx_thebe"]
-    app.registry.css_files[:] = [file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"]
+        listeners[:] = [
+            listener
+            for listener in listeners
+            if listener.handler.__module__ != "sphinx_thebe"
+        ]
+    app.registry.css_files[:] = [
+        file for file in app.registry.css_files if file[0] != "sphinx-thebe.css"
+    ]
 
 
-def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Mend what is not valid in a page: ids that exercises share, and a list role whose items are no list items."""
+def mend_markup(
+    app: Sphinx,
+    page: str,
+    template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Fix invalid HTML: ids that exercises share, and roles of list items."""
     if body := context.get("body"):
         for shared in ("exercise-content", "solution-content"):
             body = body.replace(f'<section id="{shared}">', "<section>")
@@ -35,17 +52,37 @@ def mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 
 def keep_asterisks(
-    app: Sphinx, what: str, name: str, documented: object, options: dict[str, Any], lines: list[str]
+    app: Sphinx,
+    what: str,
+    name: str,
+    documented: object,
+    options: dict[str, Any],
+    lines: list[str],
 ) -> None:
-    """Show a shape such as (N, *shape) as it is written; reStructuredText would take the asterisk for emphasis."""
+    """Escape the asterisk of a shape such as (N, *shape), which is no emphasis."""
     for number, line in enumerate(lines):
         parts = line.split("``")  # what stands between them is code already
-        parts[::2] = [re.sub(r"(?<=[(\s])\*(?=\w+[,)])", r"\*", part) for part in parts[::2]]
+        parts[::2] = [
+            re.sub(r"(?<=[(\s])\*(?=[\w.]+[,)])", r"\*", part) for part in parts[::2]
+        ]
         lines[number] = "``".join(parts)
+
+
+def complete_mocks() -> None:
+    """Add to Sphinx's mocks, for ``autodoc_mock_imports``, what the package needs.
+
+    Annotations need ``Tensor | None``. Without ``__new__``, the signature of a
+    subclass of ``nn.Module`` is that of its ``__init__``.
+    """
+    _MockObject.__or__ = lambda self, other: Union[self, other]  # noqa: UP007 (this defines |)
+    _MockObject.__ror__ = lambda self, other: Union[other, self]  # noqa: UP007
+    del _MockObject.__new__
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
+    sys.path.insert(0, str(Path(app.srcdir)))  # the package need not be installed
+    complete_mocks()
     leave_out_thebe(app)
     app.connect("config-inited", offer_repository_buttons)
     app.connect("autodoc-process-docstring", keep_asterisks)

@@ -1,0 +1,35 @@
+"""Files that are complete or absent. No PyTorch."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds.
+
+    A reader of ``path`` sees the old file or the complete new one, never a part, even if the
+    process is killed or the disk is full. Missing folders are created. The temporary name is always
+    the same, so what a killed process leaves behind is overwritten by the next one.
+
+    Raises:
+        OSError: the file cannot be written; the old one is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = f"{os.strerror(error.errno)}; the previous file is kept"
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,282 @@
+"""Several processes train as one; if one of them dies, the others say so and nothing is lost."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import distributed_cases
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gan_tutorial import checkpoints, networks, training
+from gan_tutorial.__main__ import main
+from gan_tutorial.ship import distributed
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = {
+    "RANK": "0",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+OPTIONS = ["--no-bf16", "--data=digits", "--width=4", "--latent-dim=8", "--batch-size=8"]
+OPTIONS += ["--objective=non_saturating", "--device=cpu", "--save-every=5", "--sample-every=1000"]
+CHECKPOINT = checkpoints.Run.CHECKPOINT
+
+
+class Torchrun:
+    """A command under torchrun, whose processes end with the block, whatever happens in it."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = [*TORCHRUN, *map(str, arguments)]
+
+    def __enter__(self) -> "Torchrun":
+        self.process = subprocess.Popen(
+            self.arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        self.ranks: dict[int, int] = {}
+        return self
+
+    def find_ranks(self) -> dict[int, int]:
+        """Return the process number of each rank that has been seen."""
+        with contextlib.suppress(OSError):  # a process that has just started or ended
+            task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}")
+            for child in (task / "children").read_text().split():
+                variables = Path(f"/proc/{child}/environ").read_text().split("\0")
+                environment = dict(variable.partition("=")[::2] for variable in variables)
+                if "RANK" in environment:
+                    self.ranks[int(environment["RANK"])] = int(child)
+        return self.ranks
+
+    def __exit__(self, *_: object) -> None:
+        running = list(self.find_ranks().values())
+        if self.process.poll() is None:
+            running.append(self.process.pid)
+        for number in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self.process.stdout.close()
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of two ranks found: all runs of distributed_cases, in one start."""
+    path = tmp_path_factory.mktemp("cases") / "found"
+    with Torchrun(distributed_cases.__file__, path) as started:
+        output, _ = started.process.communicate(timeout=180)
+        assert started.process.returncode == 0, output
+    return [torch.load(f"{path}.{rank}") for rank in range(2)]
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[key].double() - other[key].double()).abs().max().item() for key in one)
+
+
+@pytest.mark.parametrize("name", distributed_cases.CASES)
+def test_two_ranks_equal_one_process(found, name):
+    case = distributed_cases.CASES[name]
+    alone = distributed_cases.run(case, distributed.Ranks())
+    assert largest_difference(found[0][name], found[1][name]) == 0  # the same bits on every rank
+    assert largest_difference(found[0][name], alone) < 1e-9
+    key, start = next(iter(distributed_cases.named(distributed_cases.init(case))))
+    assert (alone[key] - start).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", distributed_cases.FLOAT32)
+def test_two_ranks_equal_one_process_in_single_precision(found, name):
+    alone = distributed_cases.run(distributed_cases.CASES[name], distributed.Ranks(), torch.float32)
+    first, second = (ranks["float32"][name] for ranks in found)
+    assert largest_difference(first, second) == 0
+    if name != distributed_cases.SENSITIVE:
+        assert largest_difference(first, alone) < 1e-5
+
+
+class OneHalf(distributed.Ranks):
+    """A process that trains on half of each batch, as a rank that keeps its gradients to itself."""
+
+    def rows(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        return tuple(batch[: len(batch) // 2] for batch in batches)
+
+
+def test_where_rounding_grows_it_stays_far_below_a_mistake(found):
+    """Adam makes a full step of the smallest gradient, also of one that is mostly rounding.
+
+    In this case one process differs from itself, with the rows of each batch in another order, by
+    2e-5 to 5e-3 of how far the weights moved (single weights by 1e-6 to 8e-4; eight orders).
+    """
+    case = distributed_cases.CASES[distributed_cases.SENSITIVE]
+    start = distributed_cases.init(case)
+    weights = [f"G.{name}" for name, _ in start.G.named_parameters()]
+    weights += [f"D.{name}" for name, _ in start.D.named_parameters()]
+
+    def vector(tensors: dict[str, Tensor]) -> Tensor:
+        return torch.cat([tensors[name].detach().flatten() for name in weights])
+
+    two = vector(found[0]["float32"][distributed_cases.SENSITIVE])
+    one, half = (
+        vector(distributed_cases.run(case, ranks, torch.float32))
+        for ranks in (distributed.Ranks(), OneHalf())
+    )
+    moved = (one - vector(dict(distributed_cases.named(start)))).norm()
+    assert (two - one).norm() < 1e-2 * moved
+    assert (half - one).norm() > 1e-1 * moved
+
+
+def test_one_process_takes_the_steps_of_the_core_loop():
+    """With one rank nothing is exchanged, no module is replaced, and every bit is the same."""
+    case = distributed_cases.CASES["augmented"]
+    states = [distributed_cases.init(case) for _ in range(2)]
+    modules = list(states[0].G.modules())
+    logs = list(
+        distributed.train(states[0], distributed_cases.noise(), case.recipe, distributed.Ranks())
+    )
+    expected = list(training.train(states[1], distributed_cases.noise(), case.recipe))
+    assert largest_difference(*(dict(distributed_cases.named(state)) for state in states)) == 0
+    assert all(log.tensors == other.tensors for log, other in zip(logs, expected, strict=True))
+    assert all(a is b for a, b in zip(states[0].G.modules(), modules, strict=True))
+
+
+def test_ranks_that_start_differently_are_refused(found):
+    for rank in found:
+        for change, message in rank["refused"].items():
+            assert f"rank 1 and rank 0 differ in {change}" in message
+
+
+def test_all_ranks_stop_if_one_is_asked_to(found):
+    assert [rank["any"] for rank in found] == [[True, False], [True, False]]
+
+
+def run(*arguments: object) -> int:
+    """Run the command line in this process, as the only rank, and return its exit status."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return end.value.code or 0
+
+
+def saved_weights(run: Path, step: int) -> dict[str, Tensor]:
+    """Return the weights and statistics in a run's checkpoint, which must be of that step."""
+    assert checkpoints.read_settings(run / CHECKPOINT)["step"] == step
+    tensors = load_file(run / CHECKPOINT)
+    return {key: value for key, value in tensors.items() if not key.startswith("opt")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the ranks are found in /proc")
+def test_after_a_kill_the_other_rank_ends_and_any_number_of_ranks_resumes(tmp_path, capfd):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = ("-m", "gan_tutorial", "train", "--out")
+    with Torchrun(*command, killed, "--steps", 1_000_000, *OPTIONS) as started:
+        path = killed / CHECKPOINT
+        while not path.exists() or checkpoints.read_settings(path)["step"] < 10:
+            assert started.process.poll() is None, started.process.stdout.read()
+            started.find_ranks()
+            time.sleep(0.02)
+        os.kill(started.find_ranks()[1], signal.SIGKILL)
+        start = time.monotonic()
+        output, _ = started.process.communicate(timeout=30)
+        assert started.process.returncode != 0
+        assert time.monotonic() - start < 30
+        assert "error: another rank has ended" in output
+        assert "--resume continues from the last checkpoint" in output
+        with pytest.raises(ProcessLookupError):
+            os.kill(started.ranks[0], 0)
+    step = checkpoints.read_settings(killed / CHECKPOINT)["step"]
+    assert step >= 10
+    more = ["--steps", step + 10, "--resume", *OPTIONS]
+    alone = shutil.copytree(killed, tmp_path / "alone")
+    with Torchrun(*command, killed, *more) as started:
+        output, _ = started.process.communicate(timeout=60)
+        assert started.process.returncode == 0, output
+        assert output.count(str(killed)) == 1  # rank 0 alone prints where the results are
+    assert run("train", "--out", alone, *more) == 0
+    assert run("train", "--out", whole, "--steps", step + 10, *OPTIONS) == 0
+    expected = saved_weights(whole, step + 10)
+    for other in (killed, alone):
+        assert largest_difference(saved_weights(other, step + 10), expected) < 1e-3
+
+
+def connect(batch_size: int = 16, world_size: int = 2, **changes: nn.Module) -> None:
+    """Try to train as the first of several ranks, with other networks in the state."""
+    recipe = replace(distributed_cases.MLP, batch_size=batch_size)
+    state = replace(recipe.init(), **changes)
+    with distributed.process_group(distributed.Ranks(0, world_size), state, recipe):
+        pass
+
+
+def read(**changes: str | None) -> distributed.Ranks:
+    """Return what Ranks reads from torchrun's variables with changes; None removes a variable."""
+    variables = (ENVIRONMENT | changes).items()
+    return distributed.Ranks.from_environment({k: v for k, v in variables if v is not None})
+
+
+REFUSED = {
+    "indivisible": (
+        lambda: connect(batch_size=15),
+        "batch_size must be a multiple of 2 ranks, not 15; use 14",
+    ),
+    "too many ranks": (
+        lambda: connect(batch_size=4, world_size=8),
+        "batch_size must be a multiple of 8 ranks, not 4; use 8",
+    ),
+    "packs": (
+        lambda: connect(12, D=networks.Packed(networks.MLPDiscriminator((4, 1, 8, 8), (8,)))),
+        "a rank's 6 rows must be a multiple of the pack, 4",
+    ),
+    "dropout": (lambda: connect(D=nn.Sequential(nn.Dropout(0.5))), "has its own random numbers"),
+    "half an environment": (
+        lambda: read(MASTER_ADDR=None),
+        "RANK is set, but MASTER_ADDR not; start with torchrun, or unset RANK, WORLD_SIZE",
+    ),
+    "no rank": (lambda: read(RANK=None), "WORLD_SIZE is set, but RANK not"),
+    "a word": (
+        lambda: read(RANK="first"),
+        "RANK must be an integer of at least 0, but is 'first'",
+    ),
+    "negative": (lambda: read(RANK="-1"), "RANK must be an integer of at least 0, but is '-1'"),
+    "no world": (lambda: read(WORLD_SIZE="0"), "WORLD_SIZE must be an integer of at least 1"),
+    "a rank too high": (
+        lambda: read(RANK="2"),
+        "RANK 2, LOCAL_RANK 0 and WORLD_SIZE 2 do not fit",
+    ),
+    "a port": (
+        lambda: read(MASTER_PORT="http"),
+        "MASTER_PORT must be an integer of at least 1, but is 'http'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_before_connecting(name):
+    act, message = REFUSED[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        act()
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+    arguments = ("--out", tmp_path / "a", "--steps", 2, *OPTIONS, "--batch-size", 7)
+    assert run("train", *arguments) == 1
+    message = "error: batch_size must be a multiple of 2 ranks, not 7; use 6"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_without_torchrun_there_is_one_rank():
+    assert distributed.Ranks.from_environment({}) == distributed.Ranks(0, 1, 0)

@@ -1,0 +1,51 @@
+"""A file is replaced atomically or not at all."""
+
+import pytest
+
+from gan_tutorial import files
+
+
+def test_replacing_keeps_the_old_file_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with files.replacing(path) as temporary:
+        temporary.write_text("first")
+        assert temporary.parent == path.parent, "a rename works on one disk only"
+        assert temporary.suffix == path.suffix, "writers infer the format from the suffix"
+        assert not path.exists()
+    with files.replacing(path) as temporary:
+        temporary.write_text("second")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing_overwrites_the_temporary_file_of_a_killed_process(tmp_path):
+    path = tmp_path / "file.txt"
+    block = files.replacing(path)
+    block.__enter__().write_text("left behind by a process that was killed here")
+    with files.replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError):  # the killed writer; here to close its block
+        block.__exit__(None, None, None)
+
+
+def test_replacing_raises_if_nothing_was_written(tmp_path):
+    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "file.txt"):
+        pass
