@@ -160,14 +160,10 @@ class Player:
 
     Args:
         frames: figures, or images as uint8 arrays (H, W, 3).
-        labels: what stands beside the slider for each frame, such as ``step 100``.
+        labels: the text next to the slider for each frame, such as ``step 100``.
         alt: what the pictures show, for readers who cannot see them.
         seconds: how long one pass takes.
-        width: pixels; wider ones shrink to the page.
-
-    Raises:
-        ValueError: no frame, one that is no picture, no alternative text, or another number of
-            labels than of frames.
+        width: in pixels; wider pictures shrink to the page.
     """
 
     def __init__(
@@ -178,10 +174,6 @@ class Player:
         seconds: float = 6.0,
         width: int = 480,
     ) -> None:
-        if not frames or len(frames) != len(labels):
-            raise ValueError(f"a player of {len(frames)} frames got {len(labels)} labels")
-        if not alt.strip():
-            raise ValueError("a player needs alt text: say what the pictures show")
         self.pictures = [_webp(frame, width) for frame in frames]
         self.labels, self.alt, self.seconds, self.width = list(labels), alt, seconds, width
 
