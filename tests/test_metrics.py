@@ -313,16 +313,14 @@ def test_real_images_are_at_one_floor_for_any_count(evaluator, count):
     assert sum(ratios) / 5 == pytest.approx(1, abs=0.35)
 
 
-def test_the_floor_of_more_images_than_the_set_has_is_extrapolated(evaluator):
-    """To first order a floor is proportional to 1/N + 1/M, for N images against M held-out ones."""
-    most, larger = evaluator.floor(8000), evaluator.floor(32_000)
-    scale = (1 / 32_000 + 1 / 2000) / (1 / 8000 + 1 / 2000)
-    assert larger.mean == pytest.approx(scale * most.mean)
-    few, many = evaluator.floor(500), evaluator.floor(2000)
-    expected = (1 / 500 + 1 / 2000) / (1 / 2000 + 1 / 2000)
-    assert few.mean / many.mean == pytest.approx(expected, rel=0.5), (
-        "the rule holds for measured floors"
-    )
+def test_the_floor_of_more_images_than_there_are_is_extrapolated(evaluator):
+    """Pretend that half of the images is all: the floor of twice as many is known, and the rule is
+    nearer to it than the floor of the half."""
+    half = data.load_images("digits").subset(slice(4000))
+    few = metrics.Evaluator("digits", train=half)
+    known, extrapolated = evaluator.floor(8000).mean, few.floor(8000).mean
+    assert known < extrapolated < few.floor(4000).mean
+    assert extrapolated < 2 * known, "the rule is rough: 1.57 here"
 
 
 def test_a_report_has_every_score_with_its_floor(evaluator):
