@@ -6,6 +6,8 @@ BIN := .venv/bin
 PAGES := .venv/.pages
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# One process for each core, up to four for the memory, one thread each (conftest.py); a file stays in one process.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help book test notebooks lab bench clean
 
@@ -19,12 +21,14 @@ book: $(PAGES) ## Build all pages into _build/html; a warning is an error.
 test: $(READY) ## Check the style, the package, the pages and every stored output.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest tests --cov
-	$(BIN)/pytest --nbval book
+	$(BIN)/pytest tests --cov $(SIDE_BY_SIDE)
+	$(BIN)/pytest --nbval book $(SIDE_BY_SIDE)
 
 notebooks: $(READY) ## Run every notebook from top to bottom and store its outputs and run time.
 	$(BIN)/python tools/notebooks.py execute
 
+# As in gan_tutorial/__init__.py, which a notebook that imports torch first reads too late.
+lab: export GOMP_SPINCOUNT ?= 3000
 lab: $(READY) ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab --notebook-dir=book
 

@@ -31,7 +31,8 @@ def train_gan(
     G, D = text.StringGenerator(), networks.MLPDiscriminator(text.SHAPE, (256, 256))
     state = training.TrainState.init(G, D, config, DEVICE)
     curve = []
-    for log in training.train(state, text.StringSet(text.encode(strings)), config):
+    loop = training.train(state, text.StringSet(text.encode(strings)), config, graph=False)
+    for log in loop:  # without a graph, which would keep one temperature
         state.G.temperature = text.schedule(log.step, steps, *temperatures)
         if log.step % (steps // 4) == 0:
             samples = sampling.generate(state.G_ema, COUNT, seed=1000 + seed)

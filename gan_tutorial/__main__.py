@@ -7,13 +7,17 @@ import math
 import os
 import re
 import signal
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from torch import nn
 from tqdm import tqdm
 
 from gan_tutorial import (
@@ -26,15 +30,17 @@ from gan_tutorial import (
     networks,
     plotting,
     recipes,
+    records,
     runtime,
     sampling,
     training,
 )
-from gan_tutorial.classifier import FEATURES
+from gan_tutorial.classifier import CLASSIFIERS, FEATURES
 from gan_tutorial.ship import distributed, export
 
-BUNDLED = ", ".join(data.BUNDLED)
-DATASETS = ", ".join([*data.BUNDLED, *data.TORCHVISION])
+BUNDLED = ", ".join(data.PAIRS)
+DATASETS = ", ".join(data.NAMES)
+SIDES = ", ".join(map(str, networks.SIDES))
 PRESETS = [name for name, recipe in recipes.PRESETS.items() if len(recipe.shape) == 3]  # images
 
 SETTINGS = {  # options of train that change the preset, with their help texts
@@ -54,7 +60,7 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "r2": "γ of the gradient penalty at generated images; 0 for none.",
     "gp": "λ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
     "augment": "DiffAugment, for data sets of a few hundred images.",
-    "bf16": "Multiply matrices in bfloat16 if the device supports it: faster.",
+    "bf16": "Multiply matrices in bfloat16 on a device where that is faster.",
     "seed": "The same seed gives the same weights on the same kind of device.",
 }
 
@@ -104,7 +110,8 @@ def train(
     ],
     dataset: Annotated[str, typer.Option("--data", help=f"{DATASETS}, or a folder.")] = "digits",
     size: Annotated[
-        int | None, typer.Option(help="Resize images to this many pixels a side.")
+        int | None,
+        typer.Option(help=f"Pixels a side to resize images to; {SIDES} with --network conv."),
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")] = None,
@@ -118,6 +125,15 @@ def train(
     ] = None,
     sample_every: Annotated[int, typer.Option(help="Steps between two grids of samples.")] = 250,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best",
+            help="Also keep best.safetensors: of all checkpoints, the one nearest in FD to "
+            "validation images, a fifth of the training images, which G and D then never see. "
+            f"For {BUNDLED}.",
+        ),
+    ] = False,
     device: Device = "auto",
     preset: Annotated[
         str, typer.Option(help=f"{', '.join(PRESETS)}: sets all options below that you omit.")
@@ -130,14 +146,18 @@ def train(
     """Train a GAN.
 
     Writes checkpoint.safetensors, samples-STEP.png, losses.png and log.csv to the folder --out.
-    Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill or a crash, the same
-    command with --resume continues from the last checkpoint, and ends with the same weights as an
-    uninterrupted run. With torchrun --nproc-per-node 2 -m gan_tutorial train …, two processes
-    train together; a run may be resumed with another number of processes.
+    With --keep-best, best.safetensors too, of which evaluate tells the FD to images that had no
+    part in the choice. Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill
+    or a crash, the same command with --resume continues from the last checkpoint, and ends with
+    the same weights as an uninterrupted run (on a GPU up to rounding). With torchrun
+    --nproc-per-node 2 -m gan_tutorial train …, two processes train together; a run may be resumed
+    with another number of processes.
     """
     checks.require_integer("--sample-every", sample_every, least=1)
     checks.require_integer("--save-every", save_every, least=1)
     recipe = make_recipe(preset, changes)
+    if size is not None and recipe.network == "conv":
+        networks.count_doublings((3, size, size))  # refuses a size before a folder is read
     images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
     if conditional is None:
         conditional = recipe.classes > 0 and len(images.classes) > 1
@@ -145,9 +165,11 @@ def train(
     recipe = replace(recipe, shape=images.shape, classes=classes)
 
     ranks = distributed.Ranks.from_environment()
-    run = checkpoints.Run.open(
-        out, recipe, dataset, resume, warm_start, device=ranks.device(device)
-    )
+    device, judge = ranks.device(device), None
+    if keep_best:
+        images, validation = images.hold_out()
+        judge = validation_fd(dataset, images, validation, device)
+    run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge)
     state = run.state
     with (
         stop_signals() as received,
@@ -155,9 +177,16 @@ def train(
     ):
         if ranks.is_main and not state.step:
             run.save()  # a folder that cannot be written is noticed now
-        logs = distributed.train(state, images, recipe, ranks)
+        if ranks.is_main:
+            print(expectation(len(images)))
+        if ranks.world_size == 1:  # then a GPU replays a graph
+            logs = training.train(state, images, recipe)
+        else:
+            logs = distributed.train(state, images, recipe, ranks)
         every = math.gcd(sample_every, save_every)  # no NaN reaches a file
         logs = training.stop_on_nan(logs, state, every, last=recipe.steps)
+        if ranks.is_main:
+            logs = announce_time(logs, recipe.steps)
         try:
             for log in progress(logs, state.step, recipe.steps, hide=not ranks.is_main):
                 stop = ranks.any(received() > 0)
@@ -177,6 +206,39 @@ def train(
         raise typer.Exit(128 + (received() or signal.SIGTERM))
     if ranks.is_main:
         print(f"{state.step} steps; checkpoint, samples and losses are in {out}")
+
+
+def validation_fd(
+    dataset: str, images: data.ImageSet, validation: data.ImageSet, device: torch.device
+) -> Callable[[nn.Module], float]:
+    """Return a function from a generator to the FD between its samples and validation images.
+
+    Raises:
+        ValueError: no bundled classifier has features for such images.
+    """
+    if images.shape != (1, 28, 28):
+        raise ValueError(f"--keep-best judges images (1, 28, 28), not {images.shape}; omit it")
+    judge = metrics.Evaluator(dataset, device, train=images, held_out=validation)
+    return lambda G: judge.fd(sampling.generate(G, len(validation), seed=1))  # evaluate's is 0
+
+
+def expectation(count: int) -> str:
+    """Return one line on the quality to expect of ``count`` images, from what the book measured."""
+    if count >= 2000:  # 2000² = 500 · 8000: nearer to the bundled sets than to the small trials
+        measured = "the presets were chosen on 8,000 to 10,000, grey and 28×28"
+        return f"{count} images: {measured}; other sizes and colour may need other settings"
+    record, few = records.load("small"), 100 if count < 224 else 500  # 224² = 100 · 500
+    ends = {
+        run["augmentation"]: statistics.median(curve[-1][1] for curve in run["curves"])
+        for run in record["runs"]
+        if run["images"] == few
+    }
+    plain, augmented = (ends[name] / record["floor"] for name in ("none", "all of DiffAugment"))
+    learnt = (", D knew them by heart", ", it did not") if few == 100 else ("", "")
+    return (
+        f"{count} images: with {few} digits FD ended at {plain:.0f} floors (real images: 1)"
+        f"{learnt[0]}; with --augment at {augmented:.0f}{learnt[1]}: see the chapter Small data"
+    )
 
 
 def make_recipe(preset: str, changes: dict) -> recipes.Recipe:
@@ -224,6 +286,21 @@ def progress(
             yield log
 
 
+def announce_time(logs: Iterable[training.Log], steps: int) -> Iterator[training.Log]:
+    """Pass on the logs; print, after a few slow first steps and 10 more, how long all will take."""
+    start = 0.0
+    for done, log in enumerate(logs, start=1):
+        if done in (3, 13):
+            log["d_loss"]  # waits for the device
+            pace = (time.perf_counter() - start) / 10
+            start = time.perf_counter()
+        if done == 13:
+            rest = tqdm.format_interval(pace * (steps - log.step))
+            line = f"a step takes {pace:.2g} s here, the {steps - log.step} to come about {rest}"
+            tqdm.write(line, file=sys.stderr)
+        yield log
+
+
 @app.command()
 def sample(
     run: RunName,
@@ -261,7 +338,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Compare samples with held-out real images.
+    """Compare samples of digits or clothing, 28×28 and grey, with held-out real images.
 
     Prints each measure on the features of a bundled classifier, next to its floor: what as many
     real training images score, on average over random draws. Then the share of each class. FD and
@@ -270,6 +347,10 @@ def evaluate(
     checks.require_integer("--count", count, least=FEATURES + 1)  # or a covariance is singular
     device = runtime.choose_device(device)
     G, settings = checkpoints.load_generator(run, device)
+    if G.shape != (1, 28, 28):
+        able = f"samples (1, 28, 28), by the classifiers for {', '.join(CLASSIFIERS)}"
+        advice = f"look at them with sample {run}"
+        raise ValueError(f"evaluate judges {able}; {run} makes {G.shape}: {advice}")
     samples = sampling.generate(G, count, seed, truncation=truncation)
     judge = metrics.Evaluator(dataset or settings.get("data"), device)
     report = judge.report(samples)

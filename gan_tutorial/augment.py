@@ -44,18 +44,15 @@ def translation(
     images: Tensor, rng: torch.Generator, reach: float = 1 / 8, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
     """Shift by up to ``reach`` of the size in each direction; new pixels are 0, mid-grey."""
-    sources, inside = [], []
+    chosen = []  # which old row, or column, comes to each place: (N, size, size) of 0 and 1
     for size in images.shape[2:]:
         most = round(size * reach)
         shift = _integers(len(images), -most, most + 1, rng, part)
-        place = torch.arange(size, device=images.device) + shift  # (N, size)
-        inside.append((place >= 0) & (place < size))
-        sources.append(place.clamp(0, size - 1))
-    width = images.shape[3]
-    source = sources[0].unsqueeze(2) * width + sources[1].unsqueeze(1)  # (N, H, W)
-    source = source.flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
-    moved = images.flatten(2).gather(2, source).view_as(images)
-    return moved * (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).unsqueeze(1)
+        place = torch.arange(size, device=images.device)
+        source = (place + shift).unsqueeze(2)  # (N, size, 1)
+        chosen.append((source == place).to(images.dtype).unsqueeze(1))
+    rows, columns = chosen
+    return rows @ images @ columns.mT  # products, as the gradient of an indexing sums in any order
 
 
 def cutout(

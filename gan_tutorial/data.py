@@ -1,4 +1,4 @@
-"""Real data: images as one uint8 tensor, scaled on the way out."""
+"""Sets of images, each held as one uint8 tensor and scaled on the way out."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.transforms import v2
 
-from gan_tutorial import checks
+from gan_tutorial import checks, mixtures
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
@@ -27,11 +27,14 @@ GARMENTS = (
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 BUNDLED = {"digits": DIGITS, "fashion": GARMENTS}
+FLOWERS = tuple(f"{count} petals" for count in mixtures.PETALS)
+PAIRS = BUNDLED | {"flowers": FLOWERS}  # classes of the sets with bundled networks
 TORCHVISION = {
     "mnist": torchvision.datasets.MNIST,
     "fashion-mnist": torchvision.datasets.FashionMNIST,
     "cifar10": torchvision.datasets.CIFAR10,
 }
+NAMES = (*PAIRS, *TORCHVISION)
 SPLITS = ("train", "test")
 
 
@@ -90,6 +93,15 @@ class ImageSet:
         """Return the set of the images at ``indices``."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
+    def hold_out(self, share: float = 0.2) -> tuple[Self, Self]:
+        """Return the set without a share of its images, and these, for validation.
+
+        They are drawn at random, but always the same ones from the same set.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        count = round(share * len(self))
+        return self.subset(order[count:]), self.subset(order[:count])
+
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a random batch, drawn with replacement, and its labels.
 
@@ -99,6 +111,45 @@ class ImageSet:
         """
         chosen = torch.randint(len(self), (count,), generator=rng, device=rng.device)
         return to_unit_range(self.pixels[chosen]), self.labels[chosen]
+
+
+@dataclass(frozen=True)
+class StackedDigits:
+    """Three digits as red, green and blue, each drawn by itself: data with 1,000 known modes.
+
+    The benchmark of mode collapse of Metz et al. 2017 (section 3.3.2) and of Lin et al. 2018
+    (section 4.2). Stacks are made as they are drawn, so nothing but the digits is stored.
+
+    Attributes:
+        digits: grey images in ten classes, such as ``load_images("digits")``.
+    """
+
+    digits: ImageSet
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (3, H, W) of one stack."""
+        return (3, *self.digits.shape[1:])
+
+    @property
+    def shares(self) -> Tensor:
+        """The share of each mode, float32 (1000,): the product of the shares of its digits."""
+        shares = torch.bincount(self.digits.labels, minlength=10) / len(self.digits)
+        return torch.einsum("a,b,c->abc", shares, shares, shares).flatten()
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the stacks with their digits on ``device``."""
+        return replace(self, digits=self.digits.to(device))
+
+    def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return random stacks, and their modes: 100 a + 10 b + c for the digits a, b and c.
+
+        Returns:
+            float32 (count, 3, H, W) in [-1, 1], and int64 (count,) in [0, 1000).
+        """
+        chosen = torch.randint(len(self.digits), (count, 3), generator=rng, device=rng.device)
+        a, b, c = self.digits.labels[chosen].unbind(1)  # (count,) each
+        return to_unit_range(self.digits.pixels[chosen].squeeze(2)), 100 * a + 10 * b + c
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -155,13 +206,16 @@ def load_images(
     """Load a set of images by name, or the images in a folder.
 
     Args:
-        name: ``digits`` or ``fashion`` (bundled with the package); ``mnist``, ``fashion-mnist`` or
-            ``cifar10`` (from torchvision); or the path of a folder, whose subfolders are the
+        name: ``digits`` or ``fashion`` (bundled with the package); ``flowers`` (drawn by
+            ``make_flowers``, 8,000 to train and 2,000 others to test); ``mnist``, ``fashion-mnist``
+            or ``cifar10`` (from torchvision); or the path of a folder, whose subfolders are the
             classes.
         split: ``train`` or ``test``; in a folder, every fifth image of a class is in the test
             split.
-        size: height and width to resize to; by default 32 for a folder, else the stored size.
-        channels: 1 for grey or 3 for colour; by default 3 for a folder, else as stored.
+        size: height and width to draw at or resize to; by default 32 for flowers and for a folder,
+            else the stored size.
+        channels: 1 for grey or 3 for colour; by default 3 for flowers and for a folder, else as
+            stored.
         root: folder of torchvision's files; by default ``~/.cache/gan_tutorial``.
         download: let torchvision download missing files.
 
@@ -176,14 +230,27 @@ def load_images(
         checks.require_choice("channels", str(channels), ("1", "3"))
     if name in BUNDLED:
         images = _load_bundled(name, split)
+    elif name == "flowers":
+        count, seed = (8000, 0) if split == "train" else (2000, 1)
+        images, _ = make_flowers(count, size or 32, seed)
     elif name in TORCHVISION:
         images = _load_torchvision(name, split, root, download)
     elif str(name) and Path(name).is_dir():
         return _load_folder(Path(name), split, size or 32, channels or 3)
     else:
-        known = ", ".join([*BUNDLED, *TORCHVISION])
+        known = ", ".join(NAMES)
         raise DataError(f"there is no data set or folder {str(name)!r}; use {known}, or a folder")
     return _resize(images, size, channels)
+
+
+def make_flowers(count: int, side: int = 32, seed: int = 0) -> tuple[ImageSet, mixtures.Flowers]:
+    """Return ``count`` drawn flowers in colour, (3, side, side), and the factors of each.
+
+    The number of petals, 3 to 8, is the class. Sets of different seeds have no flower in common.
+    """
+    flowers = mixtures.flowers(count, seed)
+    labels = flowers.petals - mixtures.PETALS.start
+    return ImageSet(flowers.draw(side), labels, FLOWERS, "flowers"), flowers
 
 
 def asset(name: str) -> Path:

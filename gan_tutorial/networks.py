@@ -5,6 +5,7 @@ discriminator maps samples to logits (N,), with no sigmoid at its end, since the
 Built with ``classes`` > 0, both take int64 labels (N,) in [0, classes) too.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 NETWORKS = ("mlp", "conv")  # names for ``recipes.Recipe.network``
 ARTICLE = (256, 512, 1024)  # hidden layers of the article's G; its D has them in reverse
+# Sides of the images of the convolutional pair: 4, 5, 6 or 7 times a power of two.
+SIDES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 
 
 class Generator(nn.Module):
@@ -133,15 +136,19 @@ class Packed(nn.Module):
 
 
 class ConvGenerator(Generator):
-    """A linear layer to a quarter of the image's side, a convolution, and two transposed ones.
+    """A linear layer to a side of 4 to 7 pixels, a convolution, and transposed ones that double it.
 
     With BatchNorm and ReLU in between and a final tanh, as in DCGAN (Radford et al. 2016). The
     kernel size 4 is a multiple of the stride 2, so that every pixel, borders apart, receives the
     same number of contributions (Odena et al. 2016, on checkerboards).
 
     Args:
-        shape: (C, S, S) with S a multiple of 4, at least 8.
-        width: channels of the S/2 × S/2 feature maps; twice as many at S/4.
+        shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
+        width: channels of the S/2 × S/2 feature maps; twice as many at each half of the side, up to
+            8 · ``width``.
+
+    Raises:
+        ValueError: the shape is another.
     """
 
     def __init__(
@@ -152,35 +159,39 @@ class ConvGenerator(Generator):
         classes: int = 0,
     ) -> None:
         super().__init__(latent_dim, shape, classes)
-        channels, quarter = _channels_and_quarter(shape)
+        doublings = count_doublings(shape)
+        channels = _channels(width, doublings)[::-1]  # [2w, w]: from the smallest side to S/2
+        first, side = channels[0], shape[1] >> doublings
         self.layers = nn.Sequential(
-            nn.Linear(self.input_dim, 2 * width * quarter * quarter, bias=False),
-            nn.Unflatten(1, (2 * width, quarter, quarter)),  # (N, 2w, 7, 7)
-            nn.BatchNorm2d(2 * width),
+            nn.Linear(self.input_dim, first * side * side, bias=False),
+            nn.Unflatten(1, (first, side, side)),  # (N, 2w, 7, 7)
+            nn.BatchNorm2d(first),
             nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False),  # (N, 2w, 7, 7)
-            nn.BatchNorm2d(2 * width),
+            nn.Conv2d(first, first, 3, padding=1, bias=False),  # (N, 2w, 7, 7)
+            nn.BatchNorm2d(first),
             nn.ReLU(),
-            nn.ConvTranspose2d(
-                2 * width, width, 4, stride=2, padding=1, bias=False
-            ),  # (N, w, 14, 14)
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),  # (N, C, 28, 28)
-            nn.Tanh(),
         )
+        for inputs, outputs in itertools.pairwise(channels):
+            double = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+            self.layers.extend([double, nn.BatchNorm2d(outputs), nn.ReLU()])  # (N, w, 14, 14)
+        last = nn.ConvTranspose2d(width, shape[0], 4, stride=2, padding=1)
+        self.layers.extend([last, nn.Tanh()])  # (N, C, 28, 28)
 
 
 class ConvDiscriminator(Discriminator):
-    """Three convolutions that each halve the image, and a linear layer, with LeakyReLU.
+    """Convolutions that each halve the image, to a side of 2 or 3, and a linear layer; LeakyReLU.
 
     Without BatchNorm a logit depends on its own sample alone, so gradient penalties are allowed,
     and real and generated samples may go through in one pass.
 
     Args:
-        shape: (C, S, S) with S a multiple of 4, at least 8.
-        width: channels of the S/2 × S/2 feature maps; twice as many at S/4, four times at S/8.
+        shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
+        width: channels of the S/2 × S/2 feature maps; twice as many at each half of the side, up to
+            8 · ``width``, the number of features.
         spectral: divide every weight matrix by its largest singular value (Miyato et al. 2018).
+
+    Raises:
+        ValueError: the shape is another.
     """
 
     def __init__(
@@ -191,30 +202,36 @@ class ConvDiscriminator(Discriminator):
         spectral: bool = False,
     ) -> None:
         super().__init__(shape, 8 * width, classes)
-        channels, quarter = _channels_and_quarter(shape)
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 4, stride=2, padding=1),  # (N, w, 14, 14)
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # (N, 2w, 7, 7)
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),  # (N, 4w, 3, 3)
-            nn.LeakyReLU(0.2),
-            nn.Flatten(),
-            nn.Linear(4 * width * (quarter // 2) ** 2, 8 * width),  # (N, 8w)
-            nn.LeakyReLU(0.2),
-        )
+        halvings = count_doublings(shape) + 1
+        channels = _channels(width, halvings)  # [w, 2w, 4w]
+        self.layers = nn.Sequential()
+        for inputs, outputs in itertools.pairwise([shape[0], *channels]):
+            halve = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+            self.layers.extend([halve, nn.LeakyReLU(0.2)])  # (N, 4w, 3, 3) in the end
+        values = channels[-1] * (shape[1] >> halvings) ** 2  # 4w · 3 · 3
+        self.layers.extend([nn.Flatten(), nn.Linear(values, 8 * width), nn.LeakyReLU(0.2)])
         if spectral:
             add_spectral_norm(self)
 
 
-def _channels_and_quarter(shape: Sequence[int]) -> tuple[int, int]:
-    """Return the channels and a quarter of the side of images (C, S, S)."""
-    if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 4 or shape[1] < 8:
+def count_doublings(shape: Sequence[int]) -> int:
+    """Return how often 4, 5, 6 or 7 is doubled to reach the side S of images (C, S, S).
+
+    Raises:
+        ValueError: the images are no squares, or their side is not one of ``SIDES``.
+    """
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in SIDES:
+        sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}"
         raise ValueError(
-            "the convolutional networks need images (C, S, S) with S a multiple of 4, at least 8, "
-            f"such as (1, 28, 28) or (3, 32, 32), but got {tuple(shape)}"
+            f"the convolutional networks need images (C, S, S) with S = {sides}, such as "
+            f"(1, 28, 28) or (3, 64, 64), but got {tuple(shape)}"
         )
-    return shape[0], shape[1] // 4
+    return (shape[1] // 4).bit_length() - 1
+
+
+def _channels(width: int, count: int) -> list[int]:
+    """Return the channels at S/2, S/4, …: ``width``, doubled each time, up to 8 · ``width``."""
+    return [width * 2 ** min(halving, 3) for halving in range(count)]
 
 
 def add_spectral_norm(network: nn.Module) -> nn.Module:

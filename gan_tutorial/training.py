@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gan_tutorial import checks, losses, penalties
 from gan_tutorial.augment import AUGMENTATIONS, augment
-from gan_tutorial.runtime import has_bf16, has_fused_adam, step_rng
+from gan_tutorial.runtime import GraphedStep, has_bf16, has_fused_adam, has_graphs, step_rng
 
 
 class Data(Protocol):
@@ -42,7 +42,7 @@ class TrainConfig:
         gp: λ of WGAN-GP's penalty; 0 for none.
         augment: random changes of real and generated images before D sees them, names from
             ``augment.AUGMENTATIONS``.
-        bf16: run the networks under bfloat16 autocast where the device has instructions for it;
+        bf16: run the networks under bfloat16 autocast where that pays (``runtime.has_bf16``);
             penalties, weights and losses stay in float32.
         seed: of the batches, the noise, augmentation and the points of WGAN-GP's penalty; in
             ``recipes.Recipe.init``, of the initial weights too.
@@ -87,8 +87,9 @@ class TrainState:
     """Everything that changes during training, so that a run can be saved, resumed and compared.
 
     The random numbers of a step come from ``step_rng(seed, step)``, so a run that is resumed with
-    the same seed on the same kind of device repeats the unbroken one. Layers with random numbers of
-    their own (dropout) are an exception.
+    the same seed on the same kind of device repeats the unbroken one: to the bit on a CPU, and on a
+    GPU with ``torch.use_deterministic_algorithms(True)``. Layers with random numbers of their own
+    (dropout) are an exception.
 
     Attributes:
         G: the generator, in training mode: ``G(z, labels)``, with ``G.latent_dim`` and ``G.shape``.
@@ -133,8 +134,12 @@ class TrainState:
 
     def load_state_dict(self, saved: dict) -> None:
         """Load what ``state_dict`` returned for the same networks and optimisers."""
-        for name in ("G", "D", "G_ema", "opt_G", "opt_D"):
-            part = copy.deepcopy(saved[name])  # an optimiser would go on to change ``saved``
+        for name in ("G", "D", "G_ema"):
+            getattr(self, name).load_state_dict(saved[name])
+        for name in ("opt_G", "opt_D"):
+            part = copy.deepcopy(saved[name])  # the optimiser would go on to change ``saved``
+            for group in part["param_groups"]:
+                group["fused"] = has_fused_adam(self.device)  # as here, not as where it was saved
             getattr(self, name).load_state_dict(part)
         # Fused Adam needs moments with the strides of the weights; those of a file may have others.
         for optimiser in (self.opt_G, self.opt_D):
@@ -175,7 +180,7 @@ def forward(
     """Return ``network(inputs, labels)``, under bfloat16 autocast if enabled and supported."""
     if not (recipe.bf16 and has_bf16(inputs.device)):
         return network(inputs, labels)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
+    with torch.autocast(inputs.device.type, torch.bfloat16, cache_enabled=False):  # for graphs
         return network(inputs, labels).float()
 
 
@@ -285,26 +290,40 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
         target.copy_(source)
 
 
-def train(state: TrainState, data: Data, recipe: TrainConfig) -> Iterator[Log]:
+def train(state: TrainState, data: Data, recipe: TrainConfig, graph: bool = True) -> Iterator[Log]:
     """Train from ``state.step`` to ``recipe.steps``; yield a ``Log`` after each step.
 
     The state is complete at each yield: print, plot, sample, save or stop there. As with
     every Python generator, nothing runs before the first iteration.
 
+    Args:
+        graph: on a GPU, replay one recorded step (``runtime.GraphedStep``), which is much faster.
+            Off for networks or losses that look at values, or if you change the state at a yield.
+
     Raises:
         ValueError: the data do not fit the networks.
     """
     data = prepare(state, data, recipe)  # on the device, checked
+    recorded = graph and has_graphs(state.device)
+    step = GraphedStep(one_step, state.opt_G, state.opt_D) if recorded else one_step
     while state.step < recipe.steps:
         rng = step_rng(recipe.seed, state.step, state.device)  # for all random numbers
         real, labels = data.batch(recipe.batch_size, rng)  # (N, *shape), (N,)
-        z = torch.randn(len(real), state.G.latent_dim, generator=rng, device=rng.device)
-        fake = forward(state.G, z, labels, recipe)  # (N, *shape), for both updates
-        log = update_discriminator(state, real, fake, labels, recipe, rng)
-        log |= update_generator(state, real, fake, labels, recipe, rng)
-        update_ema(state.G_ema, state.G, recipe.ema)
+        log = step(state, real, labels, recipe, rng)
         state.step += 1
         yield Log(state.step, log)
+
+
+def one_step(
+    state: TrainState, real: Tensor, labels: Tensor, recipe: TrainConfig, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Update D, G and the average once, on a real batch; return measurements by name."""
+    z = torch.randn(len(real), state.G.latent_dim, generator=rng, device=rng.device)
+    fake = forward(state.G, z, labels, recipe)  # (N, *shape), for both updates
+    log = update_discriminator(state, real, fake, labels, recipe, rng)
+    log |= update_generator(state, real, fake, labels, recipe, rng)
+    update_ema(state.G_ema, state.G, recipe.ema)
+    return log
 
 
 @torch.no_grad()

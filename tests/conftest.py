@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests: fixed examples for hypothesis, one thread, no display."""
+"""Settings and fixtures of all tests: fixed examples for hypothesis, no display."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import torch
 from gan_tutorial import data
 
 mpl.use("Agg")
-torch.set_num_threads(1)  # for networks this small, more threads only wait for each other
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms on a GPU
 hypothesis.settings.register_profile(
     "fixed", deadline=None, max_examples=25, derandomize=True, database=None
 )
@@ -38,6 +38,14 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def device(request) -> torch.device:
     """Every device of this machine."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Only algorithms that give the same bits each time; else a GPU adds up in any order."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

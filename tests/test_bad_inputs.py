@@ -71,7 +71,12 @@ def load(name: str | Path, *split: str, **options) -> Callable[[Path], object]:
 
 
 FILES = [
-    Case("unknown set", load("imagenet"), "'imagenet'; use digits, fashion", DataError),
+    Case(
+        "unknown set",
+        load("imagenet"),
+        "'imagenet'; use digits, fashion, flowers, mnist",
+        DataError,
+    ),
     Case("empty name", load(""), "no data set or folder ''", DataError),
     Case("unknown split", load("digits", "val"), "split must be one of train, test.*'val'"),
     Case("two channels", load("digits", channels=2), "channels must be one of 1, 3.*'2'"),
@@ -150,7 +155,7 @@ SETTINGS = [
     Case(
         "side of 30",
         lambda _: Recipe(shape=(1, 30, 30)).build(),
-        r"multiple of 4.*\(1, 30, 30\)",
+        r"S = 8, 10, .*, 24, 28, 32, .* or 128, .*\(1, 30, 30\)",
     ),
     Case("oblong", lambda _: Recipe(shape=(1, 8, 16)).build(), r"\(C, S, S\).*\(1, 8, 16\)"),
     Case("points for conv", lambda _: Recipe(shape=(2,)).build(), r"such as .*\(2,\)"),

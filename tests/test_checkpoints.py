@@ -194,12 +194,14 @@ def test_a_checkpoint_can_be_read_while_a_run_replaces_it(tmp_path):
         while not path.exists():
             time.sleep(0.05)
             assert writer.exitcode is None
-        steps = [checkpoints.read_settings(path)["step"] for _ in range(3000)]
+        steps = []
+        while len(steps) < 3000 or len(set(steps)) <= 100:
+            steps.append(checkpoints.read_settings(path)["step"])
+            assert len(steps) < 300_000, "the file was not replaced often enough to test anything"
     finally:
         stop.set()
         writer.join()
     assert steps == sorted(steps)
-    assert len(set(steps)) > 100, "the file was not replaced often enough to test anything"
 
 
 def test_another_safetensors_file_is_refused(tmp_path):
@@ -244,14 +246,11 @@ def test_a_full_disk_keeps_the_old_checkpoint(saved):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(
-    tmp_path, capsys, monkeypatch
-):
+def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     """SIGKILL at random moments, also during a write, then the same command with --resume."""
     command = (
         "train --width 4 --latent-dim 8 --batch-size 8 --steps 1000 --save-every 1 --device cpu"
     )
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of several runs would wait for each other
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_tutorial.__main__"])
 
@@ -265,8 +264,8 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(
     choose, half_written, steps = random.Random(0), 0, []
     checkpoint = tmp_path / "broken" / CHECKPOINT
     partial = checkpoint.with_name(".checkpoint.part.safetensors")
-    for kill in range(20):
-        before = max(steps, default=0)
+    while len(steps) < 20 or not half_written:  # on a busy machine a kill may miss its write
+        kill, before = len(steps), max(steps, default=0)
         process = start("broken", "--resume")
         while kill % 4 and not (
             checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before
@@ -290,7 +289,6 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(
         process.join(timeout=300)
         assert process.exitcode == 0
     assert steps == sorted(steps)
-    assert half_written > 0, "no kill fell into a write"
     assert len(set(steps)) > 10, "the kills came too early to test anything"
     recipe = replace(SMALL, classes=10)
     broken, unbroken = recipe.init(), other_state(recipe)
@@ -299,8 +297,7 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(
     assert same_bits(broken, unbroken)
     logs = [(tmp_path / name / "log.csv").read_text() for name in ("broken", "unbroken")]
     assert logs[0] == logs[1]
-    with capsys.disabled():
-        print(f"\nkilled at steps {steps}, {half_written} of 20 in a write")
+    print(f"killed at steps {steps}, {half_written} of {len(steps)} in a write")
 
 
 def test_an_old_checkpoint_is_named(saved):

@@ -67,6 +67,19 @@ def test_an_image_set_has_a_size_a_shape_and_scaled_images(pictures):
     assert torch.equal(pictures.images, data.to_unit_range(pictures.pixels))
 
 
+def test_held_out_images_are_a_fifth_that_the_rest_does_not_have():
+    pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(-1, 1, 4, 4)
+    images = data.ImageSet(pixels, torch.arange(100) // 10, data.DIGITS, "numbered")
+    rest, held = images.hold_out()
+    assert len(rest) == 80
+    assert len(held) == 20
+    both = torch.cat([rest.pixels, held.pixels])[:, 0, 0, 0]
+    assert both.sort().values.tolist() == list(range(100))
+    assert len(held.labels.unique()) > 5, "drawn from all classes, though the set is in their order"
+    assert torch.equal(held.labels, held.pixels[:, 0, 0, 0].long() // 10)
+    assert torch.equal(images.hold_out()[1].pixels, held.pixels), "always the same"
+
+
 @pytest.mark.parametrize("indices", [slice(3, 7), torch.tensor([3, 4, 5, 6])])
 def test_a_subset_keeps_images_and_labels_together(pictures, indices):
     part = pictures.subset(indices)
@@ -87,8 +100,10 @@ def test_a_batch_consists_of_images_of_the_set_with_their_labels(pictures, devic
     images, labels = pictures.to(device).batch(400, runtime.step_rng(0, 0, device))
     assert images.device.type == labels.device.type == device.type
     assert images.shape == (400, 1, 8, 8)
-    indices = data.to_bytes(images.cpu())[:, 0, 0, 0].long()
-    assert torch.equal(images.cpu(), pictures.images[indices])
+    pixels = data.to_bytes(images.cpu())  # as a GPU divides with another last bit
+    indices = pixels[:, 0, 0, 0].long()
+    assert torch.equal(pixels, pictures.pixels[indices])
+    torch.testing.assert_close(images.cpu(), pictures.images[indices], rtol=0, atol=1e-6)
     assert torch.equal(labels.cpu(), pictures.labels[indices])
     assert indices.unique().numel() == 40, "every image is drawn, some of them often"
 
@@ -98,6 +113,48 @@ def test_a_set_on_a_device_is_the_same_set(pictures, device):
     assert moved.pixels.device.type == device.type
     assert torch.equal(moved.pixels.cpu(), pictures.pixels)
     assert moved.name == pictures.name
+
+
+# Stacked digits
+
+
+def test_a_stack_is_three_digits_in_three_channels_and_its_mode_names_them(held_out_digits, device):
+    stacks = data.StackedDigits(held_out_digits).to(device)
+    images, modes = stacks.batch(50, runtime.step_rng(3, 4, device))
+    assert images.shape == (50, *stacks.shape) == (50, 3, 28, 28)
+    assert images.device.type == modes.device.type == device.type
+    place = {image.numpy().tobytes(): i for i, image in enumerate(held_out_digits.pixels)}
+    for stack, mode in zip(data.to_bytes(images).cpu(), modes.tolist(), strict=True):
+        found = [place[channel.numpy().tobytes()] for channel in stack.unsqueeze(1)]
+        digits = [held_out_digits.labels[i].item() for i in found]
+        assert digits == [int(digit) for digit in f"{mode:03}"]
+
+
+def test_the_digits_of_a_stack_are_drawn_independently():
+    pixels = torch.arange(100, dtype=torch.uint8).reshape(100, 1, 1, 1)  # each names itself
+    stacks = data.StackedDigits(data.ImageSet(pixels, torch.arange(100) // 10, data.DIGITS))
+    images, _ = stacks.batch(20_000, runtime.step_rng(0, 0))
+    indices = data.to_bytes(images)[:, :, 0, 0].double()  # (20000, 3)
+    assert (torch.corrcoef(indices.T) - torch.eye(3)).abs().max() < 0.03  # four deviations
+    assert (indices.mean(0) - 49.5).abs().max() < 1
+
+
+def test_a_batch_of_stacks_is_a_pure_function_of_seed_and_step(held_out_digits):
+    stacks = data.StackedDigits(held_out_digits)
+    first, again, other = (stacks.batch(8, runtime.step_rng(1, step)) for step in (2, 2, 3))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_the_shares_of_the_modes_are_those_of_many_stacks(held_out_digits):
+    stacks = data.StackedDigits(held_out_digits)
+    assert stacks.shares.sum().item() == pytest.approx(1)
+    chosen = torch.randint(len(held_out_digits), (200_000, 3), generator=runtime.step_rng(0, 1))
+    modes = held_out_digits.labels[chosen] @ torch.tensor([100, 10, 1])
+    counts, expected = modes.bincount(minlength=1000), 200_000 * stacks.shares
+    chi_squared = ((counts - expected).square() / expected).sum()
+    assert abs(chi_squared - 999) < 5 * (2 * 999) ** 0.5
 
 
 # The bundled sets
@@ -126,6 +183,26 @@ def test_bundled_images_are_resized_and_converted_to_colour(held_out_digits):
     assert torch.equal(images.labels, held_out_digits.labels)
     assert torch.equal(images.pixels[:, 0], images.pixels[:, 2])
     assert abs(images.images.mean() - held_out_digits.images.mean()) < 0.01
+
+
+@pytest.mark.parametrize("size", [None, 20])
+def test_flowers_are_drawn_at_any_size_with_their_number_of_petals_as_class(size):
+    train, test = (data.load_images("flowers", split, size=size) for split in data.SPLITS)
+    assert (len(train), len(test)) == (8000, 2000)
+    assert train.shape == test.shape == (3, size or 32, size or 32)
+    assert train.classes == tuple(f"{petals} petals" for petals in range(3, 9))
+    assert len(train.labels.unique()) == 6
+    seen = {image.numpy().tobytes() for image in train.pixels}
+    assert len(seen) == 8000
+    assert not any(image.numpy().tobytes() in seen for image in test.pixels)
+
+
+def test_the_factors_of_flowers_come_with_them():
+    images, flowers = data.make_flowers(30, side=24, seed=5)
+    assert torch.equal(images.pixels, flowers.draw(24))
+    assert torch.equal(images.labels, flowers.petals - 3)
+    grey = data.load_images("flowers", "test", size=16, channels=1)
+    assert grey.shape == (1, 16, 16)
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.special
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -403,6 +405,16 @@ def test_modes_are_counted_right_on_points_with_a_known_answer():
     assert report.covered == 4
     assert report.high_quality == 0.5
     assert report.counts.tolist() == [2, 1, 1, 1, 0, 0, 0, 0]
+    entropy = scipy.stats.entropy([2 / 5, 1 / 5, 1 / 5, 1 / 5])
+    assert report.reverse_kl == pytest.approx(math.log(8) - entropy)  # the poor points do not count
+
+
+def test_reverse_kl_is_0_for_equal_shares_largest_for_one_mode_and_nan_without_a_good_sample():
+    mixture = mixtures.grid()
+    assert metrics.mode_report(mixture.centres.repeat(3, 1), mixture).reverse_kl == 0
+    one = metrics.mode_report(mixture.centres[:1].repeat(9, 1), mixture)
+    assert one.reverse_kl == pytest.approx(math.log(25))
+    assert math.isnan(metrics.mode_report(torch.full((4, 2), 1.0), mixture).reverse_kl)
 
 
 @pytest.mark.parametrize("std", [1e-5, 1e-3, 0.05])
@@ -430,3 +442,89 @@ def test_samples_of_the_mixture_cover_all_modes_and_have_a_gaussians_quality(mix
 def test_points_may_require_gradients():
     points = torch.zeros(3, 2, requires_grad=True)
     assert metrics.mode_report(points, mixtures.ring()).high_quality == 0
+
+
+def test_real_flowers_are_found_to_be_flowers_of_every_kind():
+    images, _ = data.make_flowers(1000, 32, seed=7)
+    report = metrics.flower_report(images.images, images.labels)
+    assert report.error.max() < 5
+    assert (report.asked, report.covered) == (1, 72)
+    assert max(report.distances.values()) < 0.06  # 1.36 / √1000 = 0.043 is passed by one in twenty
+    assert report.distances.keys() == {"hue", "size", "background"}
+
+
+def test_a_generator_of_few_kinds_of_flowers_is_found_out():
+    flowers = mixtures.flowers(1000, seed=8)
+    half = flowers[(flowers.hue < 180) & (flowers.size > 0.75)]
+    pixels = half.draw(32)
+    report = metrics.flower_report(data.to_unit_range(pixels), half.petals - 3)
+    assert report.covered == 36
+    assert report.distances["hue"] == pytest.approx(0.5, abs=0.06)
+    assert report.distances["size"] == pytest.approx(0.5, abs=0.06)
+    assert report.distances["background"] < 0.12
+    other = metrics.flower_report(data.to_unit_range(pixels), (half.petals - 2) % 6)
+    assert other.asked == 0
+
+
+def test_what_is_no_flower_covers_nothing():
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(300, 3, 32, 32, generator=rng) * 2 - 1
+    report = metrics.flower_report(noise, torch.zeros(300, dtype=torch.int64))
+    assert report.covered == 0
+    assert report.error.min() > 50
+    blank = metrics.flower_report(noise * 0, torch.zeros(300, dtype=torch.int64))
+    assert blank.covered == 0
+
+
+def test_a_flower_with_another_number_of_petals_is_no_flower_of_that_kind():
+    """The threshold: the median change by one petal is above it, that by noise below."""
+    flowers = mixtures.flowers(300, seed=9)
+    more = replace(flowers, petals=(flowers.petals - 2) % 6 + 3)
+    images, others = (data.to_unit_range(f.draw(32)) for f in (flowers, more))
+    change = 127.5 * (images - others).square().mean((1, 2, 3)).sqrt()
+    assert change.median() > 1.3 * metrics.FLOWER
+    rng = torch.Generator().manual_seed(0)
+    noisy = (images + 0.1 * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
+    assert metrics.flower_report(noisy, flowers.petals - 3).error.max() < metrics.FLOWER
+
+
+# Stacked digits
+
+
+@pytest.fixture(scope="module")
+def stack_evaluator() -> metrics.StackEvaluator:
+    return metrics.StackEvaluator()
+
+
+def test_the_classifier_names_the_modes_of_held_out_stacks_up_to_its_stated_error(stack_evaluator):
+    stacks, modes = stack_evaluator.held_out.batch(2000, runtime.step_rng(0, 0))
+    wrong = (stack_evaluator.modes(stacks) != modes).double().mean().item()
+    error = stack_evaluator.classifier_error
+    assert 0 < error < 0.03
+    assert abs(wrong - error) < 5 * math.sqrt(error / 2000)
+
+
+def test_every_channel_is_classified_by_itself(stack_evaluator):
+    stacks, _ = stack_evaluator.held_out.batch(20, runtime.step_rng(0, 1))
+    backwards = [int(f"{mode:03}"[::-1]) for mode in stack_evaluator.modes(stacks).tolist()]
+    assert stack_evaluator.modes(stacks.flip(1)).tolist() == backwards
+
+
+def test_modes_and_divergences_of_stacks_have_known_values(stack_evaluator, monkeypatch):
+    seen = torch.tensor([0] * 6 + [999] * 2)
+    monkeypatch.setattr(stack_evaluator, "modes", lambda stacks: seen)
+    report = stack_evaluator.report(torch.zeros(8, 3, 28, 28))
+    assert (report.modes, report.count) == (2, 8)
+    shares = stack_evaluator.train.shares[[0, 999]].tolist()
+    kl = 0.75 * math.log(0.75 / shares[0]) + 0.25 * math.log(0.25 / shares[1])
+    assert report.kl == pytest.approx(kl, rel=1e-5)
+    kl = 0.75 * math.log(750) + 0.25 * math.log(250)
+    assert report.kl_uniform == pytest.approx(kl, rel=1e-5)
+
+
+def test_the_floor_of_stacks_is_near_its_expectation(stack_evaluator):
+    report = stack_evaluator.floor(6000)
+    assert report.count == 6000
+    assert report.modes > 980  # of 1000; each is missed with a probability of about e ** -6
+    assert report.kl == pytest.approx(500 / 6000, rel=0.2)
+    assert report.kl < report.kl_uniform < report.kl + 0.03

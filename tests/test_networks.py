@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_tutorial import mixtures, networks, recipes, training
+from gan_tutorial import mixtures, networks, recipes, runtime, training
 
 PAIRS = {
     "mlp": (networks.MLPGenerator, networks.MLPDiscriminator),
@@ -49,6 +49,65 @@ def test_a_discriminator_takes_the_samples_of_its_generator(kind, shape, classes
     assert samples.shape == (3, *shape)
     assert samples.abs().max() <= 1
     assert D(samples, labels).shape == (3,)
+
+
+def convolutions(network: nn.Module) -> list[tuple[int, int]]:
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    return [(m.in_channels, m.out_channels) for m in network.modules() if isinstance(m, kinds)]
+
+
+def test_the_convolutional_pair_takes_every_side_that_is_4_to_7_times_a_power_of_two():
+    sides = {least << doublings for least in range(4, 8) for doublings in range(1, 6)}
+    sides = sorted(side for side in sides if side <= 128)
+    assert list(networks.SIDES) == sides
+    for side in range(1, 140):
+        recipe = recipes.Recipe(shape=(3, side, side), latent_dim=2, width=1)
+        if side in sides:
+            G, D = recipe.build()
+            samples = G(torch.randn(2, 2))
+            assert samples.shape == (2, 3, side, side)
+            assert D(samples).shape == (2,)
+        else:
+            with pytest.raises(ValueError, match=r"S = 8, 10, 12, .*112 or 128, .* but got \(3, "):
+                recipe.build()
+
+
+@pytest.mark.parametrize(
+    ("side", "of_G", "of_D"),
+    [
+        (8, [(3, 3), (3, 1)], [(1, 3), (3, 6)]),
+        (28, [(6, 6), (6, 3), (3, 1)], [(1, 3), (3, 6), (6, 12)]),
+        (
+            128,
+            [(24, 24), (24, 24), (24, 12), (12, 6), (6, 3), (3, 1)],
+            [(1, 3), (3, 6), (6, 12), (12, 24), (24, 24), (24, 24)],
+        ),
+    ],
+)
+def test_the_channels_double_as_the_side_halves_up_to_eight_times_the_width(side, of_G, of_D):
+    G, D = recipes.Recipe(shape=(1, side, side), width=3).build()
+    assert convolutions(G) == of_G
+    assert convolutions(D) == of_D
+    assert D.last.in_features == 24
+
+
+@pytest.mark.parametrize("side", [16, 28, 128])
+def test_every_pixel_of_a_sample_depends_on_z_and_reaches_the_logit(side):
+    torch.manual_seed(0)
+    G, D = recipes.Recipe(shape=(1, side, side), latent_dim=3, width=2).build()
+    samples = G(torch.randn(16, 3))  # BatchNorm keeps the untrained signal alive
+    assert samples.std(dim=0).min() > 1e-3
+    image = (torch.rand(1, 1, side, side) * 2 - 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(D(image).sum(), image)
+    assert (gradient != 0).all()
+
+
+def test_the_pair_for_28_pixels_starts_from_the_weights_that_it_always_had():
+    """So that runs of earlier versions can be repeated; their files load in test_checkpoints."""
+    with runtime.seeded(3):
+        G, D = recipes.preset("quick").build()
+    sizes = [p.double().abs().sum().item() for p in (*G.parameters(), *D.parameters())]
+    assert sum(sizes) == pytest.approx(21176.2793, abs=1e-3)
 
 
 def test_points_in_the_plane_are_not_limited_to_the_range_of_tanh():
@@ -184,7 +243,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one(kind):
     for _ in range(100):  # each pass in training mode is one step of the power iteration
         D(images, labels)
     layers = [m for m in D.eval().modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding)]
-    assert len(layers) == {"mlp": 5, "conv": 6}[kind]
+    assert len(layers) == 5
     for layer in layers:
         raw = layer.parametrizations.weight.original.flatten(1)
         assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, abs=0.02)

@@ -1,7 +1,8 @@
-"""tools/notebooks.py: what it stores and what it refuses."""
+"""tools/notebooks.py: what it stores and refuses; book/conftest.py: the order of the tests."""
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -10,9 +11,16 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "# A chapter\n\nIt says what it is for.\n\n**Run time**: about 0 s on two CPU cores"
 
-specification = importlib.util.spec_from_file_location("notebooks", ROOT / "tools" / "notebooks.py")
-runner = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(runner)
+
+def load(file: str) -> ModuleType:
+    """Import a file that is no module of the package."""
+    specification = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+runner, settings = load("tools/notebooks.py"), load("book/conftest.py")
 
 
 def write(folder: Path, *sources: str, first: str = FIRST) -> Path:
@@ -102,3 +110,20 @@ def test_writes_the_run_time_into_the_table_of_the_cover(
     assert cover.read_text(encoding="utf-8") == (
         "| [A](idea/a.ipynb) | learn | 12 s |\n| [B](idea/b.ipynb) | more | 7 s |\n"
     )
+
+
+def test_side_by_side_the_longest_notebook_starts_first(tmp_path: Path) -> None:
+    cells = []
+    for seconds in (9, 55, 20):
+        folder = tmp_path / str(seconds)
+        folder.mkdir()
+        path = write(folder, first=FIRST.replace("about 0 s", f"about {seconds} s"))
+        cells += [SimpleNamespace(path=path, name=f"{seconds} s, cell {i}") for i in range(2)]
+    alone, worker = SimpleNamespace(), SimpleNamespace(workerinput={})
+    before = list(cells)
+    settings.pytest_collection_modifyitems(alone, cells)
+    assert cells == before
+    settings.pytest_collection_modifyitems(worker, cells)
+    assert [cell.name for cell in cells] == [
+        f"{seconds} s, cell {i}" for seconds in (55, 20, 9) for i in range(2)
+    ]

@@ -1,6 +1,7 @@
 """Stored measurements are in the package, with their provenance."""
 
 import json
+import statistics
 
 import pytest
 import torch
@@ -21,6 +22,19 @@ def test_every_record_names_its_machine_version_and_date(name):
 
 def test_the_records_of_the_chapters_exist():
     assert {"speed", "presets", "recipe"} <= set(NAMES)
+
+
+@pytest.mark.skipif("busy" not in NAMES, reason="benchmarks/busy.py has not stored its record yet")
+def test_what_the_answers_say_of_busy_machines_was_measured():
+    medians = {
+        name: [statistics.median(rates) for rates in columns]
+        for name, columns in records.load("busy")["steps_per_second"].items()
+    }
+    one, usual, brief = (
+        medians[name] for name in ("1 thread", "2 threads, spin 300,000", "2 threads, spin 3,000")
+    )
+    assert usual[0] > brief[0] > one[0]  # alone
+    assert usual[1] < brief[1] < one[1]  # beside one busy program
 
 
 def test_an_unknown_record_is_refused():

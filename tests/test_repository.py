@@ -86,6 +86,13 @@ def test_every_command_of_the_readme_exists() -> None:
         assert named <= targets
 
 
+def test_kernels_of_the_lab_spin_as_long_as_the_package() -> None:
+    package = (ROOT / "gan_tutorial/__init__.py").read_text(encoding="utf-8")
+    (count,) = re.findall(r'"GOMP_SPINCOUNT", "(\d+)"', package)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"\nlab: export GOMP_SPINCOUNT ?= {count}\n" in makefile
+
+
 def test_an_unsupported_python_is_refused_with_advice(tmp_path: Path) -> None:
     old = tmp_path / "python"
     script = '#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.1"\n[ "$1" = -V ]\n'

@@ -1,6 +1,7 @@
 """Devices, the random numbers of a step, capabilities of a machine, provenance."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,11 @@ from hypothesis import strategies as st
 from gan_tutorial import runtime
 
 counts = st.integers(0, 2**40)
+
+
+def test_tests_have_one_thread_also_in_the_programs_that_they_start():
+    assert torch.get_num_threads() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
 def draws(seed: int, step: int) -> list[float]:
@@ -73,17 +79,20 @@ def test_fused_adam_is_for_cpu_and_cuda():
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True, "avx2": True}, True),
-        ({"avx2": True}, False),
+        ({"amx_bf16": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": True}, False),
+        ({"bf16": True, "neon": True}, False),
         ({}, False),
     ],
 )
-def test_bfloat16_is_used_on_processors_with_instructions_for_it_only(
-    capabilities, expected, monkeypatch
-):
+def test_bfloat16_is_used_on_processors_with_matrix_units_only(capabilities, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert runtime.has_bf16.__wrapped__(torch.device("cpu")) is expected
+
+
+def test_only_a_gpu_replays_a_step():
+    assert runtime.has_graphs("cuda:1")
+    assert not runtime.has_graphs("cpu")
 
 
 def test_provenance_can_be_stored(device):

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import os
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -94,6 +96,19 @@ def test_imports_no_pytorch(module):
 def test_an_import_of_pytorch_would_be_seen():
     """The control of the test above."""
     assert loads_pytorch("runtime")
+
+
+@pytest.mark.parametrize(("given", "read"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_openmp_reads_how_long_threads_spin(given, read):
+    """It prints what it has read when PyTorch loads it; without the package this is 300000."""
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | given
+    command = [sys.executable, "-c", "import gan_tutorial.runtime"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = re.findall(r"GOMP_SPINCOUNT = '(\w+)'", done.stderr)
+    if not found:
+        pytest.skip("PyTorch has another OpenMP than GCC's here")
+    assert set(found) == {read}
 
 
 @pytest.mark.parametrize("module", MODULES)

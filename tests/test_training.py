@@ -1,12 +1,14 @@
 """The loop: who updates what, resuming with the same bits, divergence, and the first batch."""
 
 import copy
+import gc
 import itertools
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
+import cpu_graph
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +16,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from gan_tutorial import losses, metrics, mixtures, networks, recipes, training
+from gan_tutorial import (
+    augment,
+    checkpoints,
+    losses,
+    metrics,
+    mixtures,
+    networks,
+    recipes,
+    runtime,
+    training,
+)
 
 PENALTIES = {
     "none": {},
@@ -314,9 +326,8 @@ def test_with_a_decay_of_0_the_average_is_the_generator(samples):
 
 @pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
 @pytest.mark.parametrize("breaks", [(1,), (2, 3), (1, 4, 5)])
-def test_a_resumed_run_has_the_same_bits(samples, device, kind, breaks, monkeypatch):
+def test_a_resumed_run_has_the_same_bits(samples, device, kind, breaks, deterministic):
     """Stop, load the state into new networks as from a file, and continue."""
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # the order of sums on a GPU
     config = replace(SMALL, objective="relativistic", gp=1.0)
     whole = fresh(kind, config, device, spectral=True)
     list(training.train(whole, samples[kind], config))
@@ -372,6 +383,154 @@ def test_checking_the_first_batch_changes_nothing(samples):
     before = copy.deepcopy(state.state_dict())
     training.check_first_batch(state, samples["mlp"], SMALL)
     assert list(bits(before)) == list(bits(state.state_dict()))
+
+
+# One recorded step, replayed
+
+
+@pytest.fixture
+def replaying(device, monkeypatch, deterministic) -> torch.device:
+    """Every device, replaying steps: a GPU, and the CPU with a stand-in for the graphs of a GPU."""
+    if device.type == "cpu":
+        cpu_graph.install(monkeypatch)
+    return device
+
+
+STEPS = {  # what a step may consist of
+    "plain": {},
+    "penalties": {"r1": 0.1, "r2": 0.1, "gp": 1.0},
+    "relativistic": {"objective": "relativistic", "r1": 0.1},
+    "augmented": {"augment": augment.POLICY},
+    "bfloat16": {"bf16": True},
+    "beta1": {"betas": (0.5, 0.9), "ema": 0.0},
+}
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_replayed_step_has_the_same_bits(samples, replaying, name, kind, spectral, monkeypatch):
+    """Weights, statistics, moments and logs of eight steps, of which five are replayed."""
+    monkeypatch.setattr(training, "has_bf16", lambda _: True)
+    config = replace(SMALL, steps=8, **STEPS[name])
+    states, logs = {}, {}
+    for graph in (False, True):
+        states[graph] = fresh(kind, config, replaying, classes=4, spectral=spectral)
+        logs[graph] = list(training.train(states[graph], samples[kind], config, graph=graph))
+    assert same(states[True], states[False])
+    for replayed, called in zip(logs[True], logs[False], strict=True):
+        assert replayed.tensors.keys() == called.tensors.keys()
+        assert list(bits(replayed.tensors)) == list(bits(called.tensors))
+    assert len({log["d_loss"] for log in logs[True]}) == 8, "a log keeps its numbers"
+
+
+def test_a_replayed_step_is_recorded_once(samples, replaying, monkeypatch):
+    calls = []
+    step = training.one_step
+    monkeypatch.setattr(training, "one_step", lambda *args: calls.append(args) or step(*args))
+    state = fresh(device=replaying)
+    assert len(list(training.train(state, samples["mlp"], replace(SMALL, steps=9)))) == 9
+    assert len(calls) == runtime.GraphedStep.WARM_UP + 1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "points"])
+@pytest.mark.parametrize("breaks", [(2,), (5, 6), (4, 9)])
+def test_a_resumed_run_of_replayed_steps_has_the_same_bits(samples, replaying, kind, breaks):
+    config = replace(SMALL, steps=11, objective="relativistic", gp=1.0)
+    whole, state = (fresh(kind, config, replaying, spectral=True) for _ in range(2))
+    list(training.train(whole, samples[kind], config))
+    for stop in (*breaks, config.steps):
+        for log in training.train(state, samples[kind], config):
+            if log.step == stop:
+                break
+        saved = copy.deepcopy(state.state_dict())
+        state = fresh(kind, config, replaying, seed=99, spectral=True)
+        state.load_state_dict(saved)
+    assert same(state, whole)
+
+
+def test_a_resumed_run_replays_with_its_own_settings(samples, replaying):
+    """A recording holds the learning rates, so each call of train makes its own."""
+    states = {}
+    for graph in (False, True):
+        states[graph] = fresh("conv", device=replaying)
+        for config in (SMALL, replace(SMALL, steps=12, lr_G=1e-2, lr_D=1e-4, betas=(0.5, 0.9))):
+            list(training.train(states[graph], samples["conv"], config, graph=graph))
+    assert same(states[True], states[False])
+
+
+def test_a_data_set_may_draw_its_batches_on_the_cpu_and_count_them(samples, replaying):
+    """A batch is drawn outside of the recording, so it differs each time."""
+
+    class Counted:
+        shape, index = (1, 8, 8), 0
+
+        def to(self, device):
+            return self
+
+        def batch(self, count, rng):
+            self.index += 1
+            real = torch.full((count, *self.shape), 1 / self.index)
+            return real.to(rng.device), torch.zeros(count, dtype=torch.int64, device=rng.device)
+
+    states = {}
+    for graph in (False, True):
+        states[graph] = fresh(device=replaying)
+        list(training.train(states[graph], Counted(), SMALL, graph=graph))
+    assert same(states[True], states[False])
+
+
+def test_a_step_that_looks_at_a_value_needs_no_graph(samples, monkeypatch):
+    """The control of the stand-in: what a GPU cannot record, it refuses."""
+    cpu_graph.install(monkeypatch)
+
+    class Looks(networks.MLPGenerator):
+        def forward(self, z, labels=None):
+            return super().forward(z if z.mean() > 0 else -z, labels)
+
+    def state():
+        G, D = Looks(5, (1, 8, 8), hidden=(16,)), networks.MLPDiscriminator((1, 8, 8), (16,))
+        return training.TrainState.init(G, D, SMALL)
+
+    with pytest.raises(AssertionError, match="_local_scalar_dense cannot be recorded"):
+        list(training.train(state(), samples["mlp"], SMALL))
+    assert len(list(training.train(state(), samples["mlp"], SMALL, graph=False))) == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second kind of device")
+@pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_goes_on_on_another_kind_of_device(samples, first, second, tmp_path):
+    there, here = fresh("conv", device=first), fresh("conv", device=second, seed=1)
+    list(training.train(there, samples["conv"], SMALL))
+    checkpoints.save(there, tmp_path / "run.safetensors", {})
+    checkpoints.restore(here, tmp_path / "run.safetensors")
+    assert same(there, here)
+    steps = list(training.train(here, samples["conv"], replace(SMALL, steps=12)))
+    assert len(steps) == 6
+    counts = {float(moments["step"]) for moments in here.opt_D.state.values()}
+    assert counts == {12.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU has a graph's memory")
+def test_the_memory_of_a_graph_is_freed(samples):
+    def used() -> int:
+        list(training.train(fresh("conv", device="cuda"), samples["conv"], SMALL))
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    first = used()  # libraries keep some for themselves
+    assert max(used() for _ in range(3)) <= first
+
+
+def test_optimisers_are_fused_wherever_their_state_was_saved(samples):
+    state, saved = fresh(), fresh().state_dict()
+    for name in ("opt_G", "opt_D"):
+        for group in saved[name]["param_groups"]:
+            group["fused"] = None
+    state.load_state_dict(saved)
+    assert all(group["fused"] for group in state.opt_G.param_groups + state.opt_D.param_groups)
+    list(training.train(state, samples["mlp"], SMALL))
 
 
 # Divergence

@@ -123,7 +123,7 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
 def card(G: Generator, settings: Mapping) -> Card:
     """Return the description of G to store in an exported file."""
     name = Path(settings.get("data") or "unnamed").name  # without the path of a folder of images
-    names = data.BUNDLED.get(name, ())
+    names = data.PAIRS.get(name, ())
     samples = _sample(G, *probe_inputs(PROBES, G.latent_dim, G.classes))  # refuses NaN
     return Card(
         name=name,
@@ -173,8 +173,12 @@ def _sample(G: Generator, *inputs: object) -> Tensor:
 
 
 def _for_inference(G: Generator) -> Generator:
-    """Return a copy of G on the CPU, in evaluation mode."""
-    return copy.deepcopy(G).cpu().eval().requires_grad_(False)
+    """Return a copy of G as a reader of its file will build it: on the CPU, in its own layout.
+
+    Weights of another layout (channels last) go to other convolutions, which round differently.
+    """
+    G = copy.deepcopy(G).to("cpu", memory_format=torch.contiguous_format)
+    return G.eval().requires_grad_(False)
 
 
 def _weights(G: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import functools
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -35,9 +35,10 @@ class Speedups:
         lazy_logging: leave the losses as tensors; on a GPU reading one waits for all work so far.
         fused: let Adam update all weights in one kernel.
         channels_last: store the channels of a pixel side by side, as fast convolutions need them.
-        bf16: multiply matrices in bfloat16, if the device has instructions for it.
+        bf16: multiply matrices in bfloat16, where that pays (``runtime.has_bf16``).
         compiled: compile G and D with ``torch.compile``, which needs a C++ compiler on a CPU.
-        graph: replay one recorded step on a GPU (a CUDA graph), instead of launching each kernel.
+        graph: replay one recorded step on a GPU (a CUDA graph), instead of launching each kernel;
+            Adam is then fused, too, since a graph holds nothing that counts on the CPU.
     """
 
     tensor: bool = False
@@ -55,7 +56,6 @@ class Speedups:
 NAMES = tuple(field.name for field in fields(Speedups))
 EXACT = ("tensor", "frozen", "lazy_logging")  # give the same bits
 ROUNDED = ("one_pass", "fused", "channels_last", "compiled", "graph")  # the same up to rounding
-WARM_UP = 3  # steps before a graph is recorded, in which libraries allocate what they need
 RECIPES = {
     "MLP": recipes.Recipe(network="mlp", latent_dim=100, spectral=False),
     "convolutional": recipes.Recipe(spectral=False),
@@ -71,13 +71,14 @@ KINDS = {  # of operators in a profile, by parts of their names
     "copies, conversions": ("copy_", "aten::cat", "aten::fill_", "aten::zero_", "contiguous"),
 }
 
-Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # real images -> losses of D and G
 Loop = Iterator[tuple[Tensor | float, Tensor | float]]  # of the losses of D and G
 
 
 def usable(device: torch.device) -> tuple[str, ...]:
-    """Return the names of the switches that work on a device of this machine."""
-    missing = {"graph"} if device.type != "cuda" else set()
+    """Return the names of the switches that do something on a device of this machine."""
+    missing = set() if runtime.has_graphs(device) else {"graph"}
+    if not runtime.has_bf16(device):
+        missing.add("bf16")
     if device.type == "cpu" and not shutil.which("g++"):
         missing.add("compiled")
     return tuple(name for name in NAMES if name not in missing)
@@ -149,17 +150,16 @@ def train(
     rng = torch.Generator(device).manual_seed(seed)  # of the noise
     if speedups.channels_last:
         G, D = (network.to(memory_format=torch.channels_last) for network in (G, D))
-    adam = {"lr": lr, "betas": (0.5, 0.999), "fused": speedups.fused, "capturable": speedups.graph}
+    adam = {"lr": lr, "betas": (0.5, 0.999), "fused": speedups.fused or speedups.graph}
     opt_G, opt_D = (torch.optim.Adam(network.parameters(), **adam) for network in (G, D))
     if speedups.compiled:
         G, D = torch.compile(G), torch.compile(D)
 
-    step = functools.partial(update, G, D, opt_G, opt_D, speedups, rng)
-    reals = batches(images, speedups.tensor, batch_size, workers, seed, device)
-    for count, real in enumerate(reals):
-        if speedups.graph and count == WARM_UP:
-            step = record_graph(step, real, rng)
-        d_loss, g_loss = step(real)
+    step = functools.partial(update, G, D, opt_G, opt_D, speedups)
+    if speedups.graph:
+        step = runtime.GraphedStep(step, opt_G, opt_D)
+    for real in batches(images, speedups.tensor, batch_size, workers, seed, device):
+        d_loss, g_loss = step(real, rng).values()
         yield (d_loss, g_loss) if speedups.lazy_logging else (d_loss.item(), g_loss.item())
 
 
@@ -169,10 +169,10 @@ def update(
     opt_G: torch.optim.Optimizer,
     opt_D: torch.optim.Optimizer,
     speedups: Speedups,
-    rng: torch.Generator,
     real: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Take one step of D and one of G on a batch of real images; return both losses."""
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """Take one step of D and one of G on a batch of real images; return both losses by name."""
 
     def forward(network: nn.Module, inputs: Tensor) -> Tensor:
         return training.forward(network, inputs, None, speedups)  # in bfloat16, or not
@@ -198,22 +198,7 @@ def update(
     opt_G.zero_grad()
     g_loss.backward(inputs=list(G.parameters()) if speedups.frozen else None)
     opt_G.step()
-    return d_loss.detach(), g_loss.detach()
-
-
-def record_graph(step: Step, real: Tensor, rng: torch.Generator) -> Step:
-    """Record the kernels of a step as a CUDA graph; return a function that replays them."""
-    images, graph = real.clone(), torch.cuda.CUDAGraph()
-    graph.register_generator_state(rng)  # so that each replay has new noise
-    with torch.cuda.graph(graph):  # records, and computes nothing
-        d_loss, g_loss = step(images)
-
-    def replay(real: Tensor) -> tuple[Tensor, Tensor]:
-        images.copy_(real)
-        graph.replay()
-        return d_loss.clone(), g_loss.clone()
-
-    return replay
+    return {"d_loss": d_loss.detach(), "g_loss": g_loss.detach()}
 
 
 def steps_per_second(

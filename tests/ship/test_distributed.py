@@ -32,6 +32,7 @@ ENVIRONMENT = {
 OPTIONS = ["--no-bf16", "--data=digits", "--width=4", "--latent-dim=8", "--batch-size=8"]
 OPTIONS += ["--objective=non_saturating", "--device=cpu", "--save-every=5", "--sample-every=1000"]
 CHECKPOINT = checkpoints.Run.CHECKPOINT
+PATIENCE = 600  # seconds; a busy machine is slow, not wrong
 
 
 class Torchrun:
@@ -42,11 +43,7 @@ class Torchrun:
 
     def __enter__(self) -> "Torchrun":
         self.process = subprocess.Popen(
-            self.arguments,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            self.arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.ranks: dict[int, int] = {}
         return self
@@ -78,7 +75,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of two ranks found: all runs of distributed_cases, in one start."""
     path = tmp_path_factory.mktemp("cases") / "found"
     with Torchrun(distributed_cases.__file__, path) as started:
-        output, _ = started.process.communicate(timeout=180)
+        output, _ = started.process.communicate(timeout=PATIENCE)
         assert started.process.returncode == 0, output
     return [torch.load(f"{path}.{rank}") for rank in range(2)]
 
@@ -187,10 +184,8 @@ def test_after_a_kill_the_other_rank_ends_and_any_number_of_ranks_resumes(tmp_pa
             started.find_ranks()
             time.sleep(0.02)
         os.kill(started.find_ranks()[1], signal.SIGKILL)
-        start = time.monotonic()
-        output, _ = started.process.communicate(timeout=30)
+        output, _ = started.process.communicate(timeout=distributed.TIMEOUT.seconds / 2)
         assert started.process.returncode != 0
-        assert time.monotonic() - start < 30
         assert "error: another rank has ended" in output
         assert "--resume continues from the last checkpoint" in output
         with pytest.raises(ProcessLookupError):
@@ -200,7 +195,7 @@ def test_after_a_kill_the_other_rank_ends_and_any_number_of_ranks_resumes(tmp_pa
     more = ["--steps", step + 10, "--resume", *OPTIONS]
     alone = shutil.copytree(killed, tmp_path / "alone")
     with Torchrun(*command, killed, *more) as started:
-        output, _ = started.process.communicate(timeout=60)
+        output, _ = started.process.communicate(timeout=PATIENCE)
         assert started.process.returncode == 0, output
         assert output.count(str(killed)) == 1  # rank 0 alone prints where the results are
     assert run("train", "--out", alone, *more) == 0

@@ -24,7 +24,7 @@ NAN = math.nan
 RECIPES = {
     "mlp": Recipe(network="mlp", shape=(1, 8, 8), latent_dim=4, hidden=(16,)),
     "points": Recipe(network="mlp", shape=(2,), latent_dim=2, hidden=(16,), classes=3),
-    "colour": Recipe(shape=(3, 32, 32), latent_dim=8, width=4),
+    "colour": Recipe(shape=(3, 64, 64), latent_dim=8, width=4),
 }
 
 

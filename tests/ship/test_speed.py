@@ -75,18 +75,23 @@ def test_a_recorded_step_keeps_the_weights_up_to_rounding(kind, others):
     assert (recorded - plain).norm() < 0.01 * (plain - start).norm()
 
 
-def test_only_a_gpu_can_use_a_graph():
-    assert "graph" not in speed.usable(torch.device("cpu"))
-    assert "graph" in speed.usable(torch.device("cuda"))
+@pytest.mark.parametrize("bf16", [False, True])
+def test_only_a_gpu_can_use_a_graph_and_bf16_needs_a_device_where_it_pays(bf16, monkeypatch):
+    monkeypatch.setattr(speed.runtime, "has_bf16", lambda _: bf16)
+    for name, graph in (("cpu", False), ("cuda", True)):
+        usable = speed.usable(torch.device(name))
+        assert ("graph" in usable, "bf16" in usable) == (graph, bf16)
 
 
 def test_workers_change_nothing():
     assert torch.equal(weights("mlp", steps=3, workers=1), weights("mlp", steps=3))
 
 
-def test_bf16_rounds_but_moves_the_weights_the_same_way(kind, usual):
+def test_bf16_rounds_but_moves_the_weights_the_same_way(kind, usual, monkeypatch):
+    monkeypatch.setattr(training, "has_bf16", lambda _: True)
     start = weights(kind, steps=0)
     moved, moved_bf16 = usual - start, weights(kind, bf16=True) - start
+    assert not torch.equal(moved, moved_bf16)
     assert torch.nn.functional.cosine_similarity(moved, moved_bf16, dim=0) > 0.9
 
 

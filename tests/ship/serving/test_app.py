@@ -161,17 +161,23 @@ def test_a_seed_gives_the_same_picture_alone_and_under_load(service):
 
 
 class Paused(OnnxGenerator):
-    """A generator that waits for ``go``."""
+    """A generator that sets ``called`` and waits for ``go``."""
 
     def __init__(self, path: Path) -> None:
-        self.go = threading.Event()
+        self.called, self.go = threading.Event(), threading.Event()
         self.go.set()
         super().__init__(path)  # computes the probe
+        self.called.clear()
         self.go.clear()
 
     def __call__(self, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        self.called.set()
         assert self.go.wait(PATIENCE)
         return super().__call__(z, labels)
+
+    async def is_called(self) -> None:
+        """Wait until a batch is in the generator, and so no longer in the queue."""
+        assert await asyncio.to_thread(self.called.wait, PATIENCE)
 
 
 def test_a_full_queue_answers_503_and_is_not_ready(digits_onnx):
@@ -179,13 +185,14 @@ def test_a_full_queue_answers_503_and_is_not_ready(digits_onnx):
         generator = Paused(digits_onnx)
         async with in_process(generator, queue=3) as (client, _):
             first = asyncio.create_task(client.post("/generate", json={"seed": 0}))
-            await asyncio.sleep(0.2)  # until it is in the thread, and no longer in the queue
+            await generator.is_called()
             waiting = [
                 asyncio.create_task(client.post("/generate", json={"seed": seed}))
                 for seed in (1, 2, 3)
             ]
-            await asyncio.sleep(0.2)
-            assert "gan_waiting_requests 3.0" in (await client.get("/metrics")).text
+            async with asyncio.timeout(PATIENCE):
+                while "gan_waiting_requests 3.0" not in (await client.get("/metrics")).text:
+                    await asyncio.sleep(0.01)
             refused = await client.post("/generate", json={"seed": 4})
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"
@@ -205,12 +212,12 @@ def test_a_full_queue_answers_503_and_is_not_ready(digits_onnx):
 def test_a_request_that_takes_too_long_gets_503_and_is_not_computed(digits_onnx):
     async def play() -> None:
         generator = Paused(digits_onnx)
-        async with in_process(generator, seconds=0.2) as (client, state):
+        async with in_process(generator, seconds=1) as (client, state):
             first = asyncio.create_task(client.post("/generate", json={}))
-            await asyncio.sleep(0.05)
+            await generator.is_called()
             second = await client.post("/generate", json={"count": 5})
             assert second.status_code == 503
-            assert second.json()["detail"] == "not generated within 0.2 s; try again"
+            assert second.json()["detail"] == "not generated within 1 s; try again"
             assert (await first).status_code == 503
             generator.go.set()
             assert (await client.post("/generate", json={})).status_code == 200

@@ -21,7 +21,7 @@ from gan_tutorial.ship.serving.model import OnnxGenerator
 @pytest.fixture(scope="module")
 def strict(digits_onnx) -> Iterator[Process]:
     """A service with small limits."""
-    with started(digits_onnx, "--count", 4, "--seconds", 0.5, "--body", 200) as running:
+    with started(digits_onnx, "--count", 4, "--seconds", 2, "--body", 200) as running:
         yield running
 
 
@@ -56,7 +56,7 @@ def test_a_body_that_does_not_arrive_gets_408(strict):
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n{")
         response = connection.makefile("rb").read()
     assert response.startswith(b"HTTP/1.1 408 ")
-    assert b"was not received within 0.5 s" in response
+    assert b"was not received within 2 s" in response
 
 
 def test_clients_that_disconnect_do_no_harm(service):
@@ -78,11 +78,11 @@ def test_the_middleware_stops_reading_at_its_limits(digits_onnx):
 
     async def play() -> None:
         generator = OnnxGenerator(digits_onnx)
-        async with in_process(generator, body=100, seconds=0.2) as (client, state):
+        async with in_process(generator, body=100, seconds=1) as (client, state):
             large = await client.post("/generate", content=slowly(1000, 0))
             assert large.status_code == 413
             assert large.json()["detail"] == "the body must not exceed 100 bytes"
-            late = await client.post("/generate", content=slowly(2, 1))
+            late = await client.post("/generate", content=slowly(2, 2))
             assert (late.status_code, late.headers["connection"]) == (408, "close")
             state.stopping = True
             for path in ("/", "/docs", "/model", "/healthz"):
@@ -152,7 +152,7 @@ def test_a_stop_under_load_answers_every_accepted_request(digits_onnx):
 
 
 def test_while_stopping_it_is_alive_but_not_ready(digits_onnx):
-    with started(digits_onnx, "--drain", 5) as running:
+    with started(digits_onnx, "--drain", 3 * PATIENCE) as running:
         running.process.send_signal(signal.SIGTERM)
         status, body, headers = running.ask("/readyz")
         while status == 200:  # until the signal arrives
@@ -162,4 +162,4 @@ def test_while_stopping_it_is_alive_but_not_ready(digits_onnx):
         assert running.ask("/healthz")[0] == 200
         assert running.ask(body={"count": 1})[0] == 200
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(4) == 0
+        assert running.process.wait(PATIENCE) == 0  # and not when it has drained
