@@ -111,12 +111,9 @@ def run_gan(recipe: recipes.Recipe, seed: int) -> dict:
     G = state.G_ema
     few = data.load_images("digits", "test").subset(slice(FEW))
     inversion = interpretability.invert(G, few.images, few.labels, starts=4, steps=100)
-    z = sampling.latents(2 * COUNT, G.latent_dim, seed=2).unflatten(0, (2, COUNT))
-    halfway = z.sum(0) / 2**0.5  # on the arc: from N(0, 1), too
     return score_samples(G) | {
         "early": early,
         "reconstruction": inversion.errors.amin(dim=1).mean().item(),
-        "halfway": score(sampling.sample(G, halfway, sampling.labels(G, COUNT)))["precision"],
     }
 
 

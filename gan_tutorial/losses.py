@@ -1,8 +1,8 @@
 """The objectives of the two players, as pure functions on logits.
 
-A logit o is the discriminator's raw output; its verdict "real" has the probability σ(o) = 1 / (1 +
-e^(-o)). Then -log σ(o) = softplus(-o) and -log(1 - σ(o)) = softplus(o), which neither overflow nor
-take the logarithm of 0.
+D(x) is a logit o, the discriminator's raw output; its verdict "real" has the probability σ(o) = 1 /
+(1 + e^(-o)). Then -log σ(o) = softplus(-o) and -log(1 - σ(o)) = softplus(o), which neither overflow
+nor take the logarithm of 0.
 
 Every loss has the signature ``(real_logits, fake_logits) -> scalar`` and is to be minimised. It
 sees both batches, because a relativistic loss compares them; logits may have any shape, and where a
@@ -35,17 +35,17 @@ class Objective:
 
 
 def cross_entropy_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))), D's loss (Goodfellow et al. 2014, equation 1)."""
+    """-E log σ(D(x)) - E log(1 - σ(D(G(z)))), D's loss (Goodfellow et al. 2014, equation 1)."""
     return softplus(-real_logits).mean() + softplus(fake_logits).mean()
 
 
 def minimax_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E log(1 - D(G(z))), G's loss in the same game; it saturates where D is sure of the fakes."""
+    """E log(1 - σ(D(G(z)))), G's loss in the same game; it saturates where D is sure of fakes."""
     return -softplus(fake_logits).mean()
 
 
 def non_saturating_g(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E log D(G(z)), G's loss in practice (Goodfellow et al. 2014, end of section 3)."""
+    """-E log σ(D(G(z))), G's loss in practice (Goodfellow et al. 2014, end of section 3)."""
     return softplus(-fake_logits).mean()
 
 
@@ -109,13 +109,13 @@ OBJECTIVES = {
 
 
 def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
-    """Return D*(x) = p(x) / (p(x) + q(x)), the best answer to a generator of density q.
+    """Return σ(D*(x)) = p(x) / (p(x) + q(x)), the probability "real" of the best D against q.
 
     Goodfellow et al. 2014, equation 2.
 
     Args:
-        p, q: densities of real and of generated samples at the same points; where both are 0, D* is
-            ½.
+        p, q: densities of real and of generated samples at the same points; where both are 0,
+            the result is ½.
     """
     both = p + q
     return torch.where(both > 0, p / both, 0.5)

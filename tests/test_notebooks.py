@@ -70,9 +70,9 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def shows_without_a_kernel(cell: NotebookNode) -> bool:
-    """Return whether a cell shows a picture or a player."""
+    """Return whether a cell shows a picture, a player or a live explorer."""
     html = str(data(cell).get("text/html", ""))
-    return bool(PICTURES & data(cell).keys()) or "gan-player" in html
+    return bool(PICTURES & data(cell).keys()) or "gan-player" in html or "gan-live" in html
 
 
 def test_opens_with_title_purpose_and_run_time(notebook: NotebookNode) -> None:

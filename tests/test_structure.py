@@ -19,10 +19,10 @@ FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.name != "__init__.py"
-}
+} | {"live": PACKAGE / "live/__init__.py"}
 MODULES = list(FILES)
 SERVING = [name for name in MODULES if name.startswith("ship.serving.")]
-TORCH_FREE = ["arrays", "checks", "files", *SERVING]
+TORCH_FREE = ["arrays", "checks", "files", "live", *SERVING]
 
 
 def tree(module: str) -> ast.Module:

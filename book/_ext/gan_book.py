@@ -37,6 +37,23 @@ def leave_out_thebe(app: Sphinx) -> None:
     ]
 
 
+def keep_first_of_live(body: str) -> str:
+    """Keep the first of each style and script of ``gan_tutorial.live`` on a page.
+
+    Each output brings its own, so that its cell works alone.
+    """
+    seen = set()
+
+    def keep(found: re.Match[str]) -> str:
+        if found["name"] in seen:
+            return ""
+        seen.add(found["name"])
+        return found[0]
+
+    part = r'<(style|script) data-gan-live="(?P<name>\w+)">.*?</\1>'
+    return re.sub(part, keep, body, flags=re.DOTALL)
+
+
 def mend_markup(
     app: Sphinx,
     page: str,
@@ -44,11 +61,12 @@ def mend_markup(
     context: dict[str, Any],
     doctree: nodes.document | None,
 ) -> None:
-    """Fix invalid HTML: ids that exercises share, and roles of list items."""
+    """Fix invalid HTML: ids that exercises share, roles, and scripts twice."""
     if body := context.get("body"):
         for shared in ("exercise-content", "solution-content"):
             body = body.replace(f'<section id="{shared}">', "<section>")
-        context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+        body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = keep_first_of_live(body)
 
 
 def keep_asterisks(

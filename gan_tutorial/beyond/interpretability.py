@@ -61,9 +61,9 @@ def _ink(images: Tensor) -> Tensor:
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the second central moments of the ink, each (N,), in pixels²: aa, au, uu.
+    """Return the second central moments of the ink, each (N,), in pixels²: aa, ar, rr.
 
-    a is the distance to the right of the mean, u the distance above it.
+    a is the distance to the right of the mean, r the distance above it.
     """
     ink = _ink(images)
     ink = ink / ink.sum((1, 2), keepdim=True)

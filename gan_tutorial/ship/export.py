@@ -22,7 +22,7 @@ from gan_tutorial import arrays, data, files, sampling
 from gan_tutorial.beyond.interpretability import sefa
 from gan_tutorial.networks import Generator
 from gan_tutorial.recipes import Recipe
-from gan_tutorial.ship.serving.model import Card, OnnxGenerator, probe_inputs
+from gan_tutorial.ship.serving.model import DIGEST, Card, OnnxGenerator, digest, probe_inputs
 
 OPSET = 18  # PyTorch's exporter writes this one; it converts to any other
 FORMATS = ("onnx", "safetensors")
@@ -67,7 +67,7 @@ def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
     for key, value in card(G, settings).as_metadata().items():
         model.metadata_props.add(key=key, value=value)
     with files.replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(seal(model))
         parity = compare(G, temporary)
         if not all(difference <= TOLERANCE for difference in parity[:2]):  # NaN is refused too
             found = f"{parity.from_pytorch:.1e} from PyTorch, {parity.across_batches:.1e} by batch"
@@ -75,6 +75,15 @@ def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
                 f"samples differ: {found}, above {TOLERANCE:g}; {path} is not written"
             )
     return parity
+
+
+def seal(model: ModelProto) -> bytes:
+    """Return the bytes of an ONNX model, with their own ``digest`` in the metadata."""
+    zeros = "0" * 64
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, entries | {DIGEST: zeros})
+    content = model.SerializeToString(deterministic=True)
+    return content.replace(zeros.encode(), digest(content, zeros).encode())
 
 
 def to_safetensors(G: Generator, path: str | Path, settings: Mapping) -> Parity:

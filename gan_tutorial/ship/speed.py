@@ -65,9 +65,9 @@ RECIPES = {
 KINDS = {  # of operators in a profile, by parts of their names
     "convolutions": ("convolution", "mkldnn"),
     "matrix products": ("aten::addmm", "aten::mm", "aten::linear"),
-    "Adam": ("adam", "addcdiv", "addcmul", "lerp", "aten::sqrt", "aten::_foreach"),
+    "Adam": ("Adam", "adam", "addcdiv", "addcmul", "lerp", "aten::sqrt", "aten::_foreach"),
     "normalisation": ("batch_norm",),
-    "opening images": ("DataLoader", "aten::stack", "aten::div", "aten::sub_"),
+    "opening images": ("DataLoader", "aten::stack", "aten::sub_"),
     "copies, conversions": ("copy_", "aten::cat", "aten::fill_", "aten::zero_", "contiguous"),
 }
 

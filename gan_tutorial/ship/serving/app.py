@@ -25,6 +25,7 @@ from gan_tutorial.ship.serving.model import Card, OnnxGenerator
 
 STATUSES = {
     200: "PNG or JSON",
+    400: "the body is no JSON",
     408: "the body took too long",
     413: "the body is too large",
     422: "a value is invalid",
@@ -121,7 +122,7 @@ class Service:
         return await run_in_threadpool(_as_json, samples)  # slow for many numbers
 
     def _validate(self, body: bytes) -> BaseModel:
-        """Return the options of a request, or refuse it with 422."""
+        """Return the options of a request; refuse what is no JSON with 400, the rest with 422."""
         try:
             options = self.request_model.model_validate_json(body)
         except ValidationError as error:
@@ -129,7 +130,8 @@ class Service:
                 f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"
                 for fault in error.errors()
             ]
-            raise HTTPException(422, "; ".join(reasons)) from error
+            status = 400 if error.errors()[0]["type"] == "json_invalid" else 422
+            raise HTTPException(status, "; ".join(reasons)) from error
         if options.label is not None and not self.generator.card.classes:
             raise HTTPException(422, "class: this generator has no classes")
         if options.format == "png" and not self.generator.card.range:
@@ -141,9 +143,12 @@ class Service:
         return {"status": "alive"}
 
     async def readyz(self) -> dict:
-        """Report whether to send requests: not while stopping, nor while the queue is full."""
-        if self.state.stopping or self.batcher.waiting >= self.limits.queue:
-            raise HTTPException(503, "stopping" if self.state.stopping else "the queue is full")
+        """Report whether to send requests: until it is stopping, also while the queue is full.
+
+        A full queue refuses requests one by one. Were it not ready, the others would get its load.
+        """
+        if self.state.stopping:
+            raise HTTPException(503, "stopping")
         return {"status": "ready"}
 
     async def metrics(self) -> Response:

@@ -48,7 +48,10 @@ class Limits:
 
 @dataclass
 class ServerState:
-    """Whether the server is stopping, and how many requests it has accepted and answered."""
+    """Whether the server is stopping, and how many requests it has accepted and answered.
+
+    A request counts as answered once the last byte of its response was sent.
+    """
 
     stopping: bool = False
     accepted: int = 0
@@ -93,11 +96,12 @@ class LimitsMiddleware:
                     headers.append((b"connection", b"close"))
                 message = message | {"headers": headers}
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                self.state.answered += 1
 
         try:
             await self._handle(scope, receive, send_with_headers)
         finally:
-            self.state.answered += 1
             path = scope["path"] if scope["path"] in PATHS else "other"  # bounds the label's values
             self.requests.labels(path, status).inc()
             self.seconds.labels(path).observe(time.perf_counter() - start)
@@ -133,7 +137,7 @@ class Server(uvicorn.Server):
 
     After SIGTERM or SIGINT it is no longer ready, and asks each client to disconnect with its next
     response. ``drain`` seconds later it accepts no new connection, and it exits when all accepted
-    requests are answered. A second signal stops it at once.
+    requests are answered, or after 30 s more. A second signal stops it at once.
 
     Args:
         app: the application.

@@ -1,5 +1,6 @@
 """An exported generator, run by onnxruntime."""
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, fields
@@ -11,7 +12,8 @@ import onnxruntime
 
 from gan_tutorial import arrays, checks
 
-FORMAT = "gan_tutorial export 2"
+FORMAT = "gan_tutorial export 3"
+DIGEST = "file_sha256"  # metadata entry of an ONNX file: its ``digest``
 
 
 class ModelError(ValueError):
@@ -93,7 +95,11 @@ class OnnxGenerator:
         try:
             content = Path(path).read_bytes()
             self._session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-            self.card = Card.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+            entries = self._session.get_modelmeta().custom_metadata_map
+            self.card = Card.from_metadata(entries)
+            own = entries.get(DIGEST, "")
+            if not own or digest(content, own) != own:
+                raise ModelError("it is damaged: its SHA-256 differs; export it again")
         except OSError as error:
             advice = f"({error.strerror}); write one with gan_tutorial export"
             raise ModelError(f"there is no model at {path} {advice}") from error
@@ -117,13 +123,21 @@ class OnnxGenerator:
         return self._session.run(None, {"z": z, "labels": labels})[0]
 
     def _check_probe(self, path: str | Path) -> None:
-        """Raise ModelError unless the samples for ``probe_inputs`` are those at export."""
+        """Raise ModelError unless this onnxruntime gives the samples of ``probe_inputs`` at export.
+
+        A mean of a sample shows gross faults of a program. Faults of the file are the digest's.
+        """
         card = self.card
         samples = self(*probe_inputs(len(card.probe), card.latent_dim, len(card.classes)))
         means = samples.reshape(len(samples), -1).mean(axis=1)
         if not np.allclose(means, card.probe, rtol=1e-3, atol=1e-3):
-            fault = "its samples differ from those at export; export it again"
-            raise ModelError(f"{path} is damaged: {fault}")
+            fault = "its samples differ from those at export; try another onnxruntime"
+            raise ModelError(f"{path} cannot be used: {fault}")
+
+
+def digest(content: bytes, own: str) -> str:
+    """Return the SHA-256 of an ONNX file, with zeros where it holds its ``own`` digest."""
+    return hashlib.sha256(content.replace(own.encode(), b"0" * len(own))).hexdigest()
 
 
 def probe_inputs(count: int, latent_dim: int, classes: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -124,6 +124,22 @@ class Tally:
                 return
 
 
+def test_a_request_that_its_client_cuts_short_is_not_answered(digits_onnx):
+    with started(digits_onnx, "--drain", 0) as running:
+        for _ in range(3):
+            with running.connect() as connection:
+                connection.sendall(
+                    b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
+                )
+        while 'status="499"' not in running.ask("/metrics")[1].decode():
+            pass
+        asked = running.metric("gan_requests_total") + 1
+        running.process.send_signal(signal.SIGTERM)
+        out, _ = running.process.communicate(timeout=PATIENCE)
+    answered, accepted = map(int, re.search(r"stopped: (\d+) of (\d+) requests", out).groups())
+    assert (answered, accepted) == (asked - 3, asked)
+
+
 def test_a_stop_under_load_answers_every_accepted_request(digits_onnx):
     with started(digits_onnx, "--drain", 0.5) as running:
         tally = Tally()

@@ -1,6 +1,7 @@
 """Reading and running exported files: bad files and bad inputs raise, and say why."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -40,12 +41,12 @@ def with_metadata(**entries: str | None) -> Callable[[Path, Path], Path]:
     return changed(change)
 
 
-def negate_a_weight(content: bytes) -> bytes:
+def with_other_weights(content: bytes, seal: bool) -> bytes:
     model = onnx.load_from_string(content)
     weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
     values = -onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    return model.SerializeToString()
+    return export.seal(model) if seal else model.SerializeToString()
 
 
 INCOMPLETE = "is not a complete ONNX file"
@@ -60,7 +61,18 @@ BAD_FILES = {
     "of an older version": (with_metadata(format="gan_tutorial onnx 1"), f"do not say {FORMAT!r}"),
     "without its shape": (with_metadata(shape=None), "are incomplete ('shape')"),
     "no JSON": (with_metadata(step="many"), "are incomplete"),
-    "other weights": (changed(negate_a_weight), "its samples differ from those at export"),
+    "other weights": (
+        changed(lambda b: with_other_weights(b, seal=False)),
+        "it is damaged: its SHA-256 differs",
+    ),
+    "other samples": (
+        changed(lambda b: with_other_weights(b, seal=True)),
+        "its samples differ from those at export",
+    ),
+    "no digest": (
+        changed(lambda b: b.replace(b"file_sha256", b"file_sha255")),
+        "it is damaged: its SHA-256 differs",
+    ),
 }
 
 
@@ -72,6 +84,18 @@ def test_a_bad_file_is_named(name, small_onnx, tmp_path):
         OnnxGenerator(path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_any_flipped_bit_is_found(small_onnx, tmp_path):
+    content, rng, path = small_onnx.read_bytes(), random.Random(0), tmp_path / "flipped.onnx"
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(ModelError):
+            OnnxGenerator(path)
+    path.write_bytes(content)
+    OnnxGenerator(path)
 
 
 def test_bad_inputs_raise_and_say_why(small_onnx, tmp_path):

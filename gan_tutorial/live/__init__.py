@@ -1,0 +1,141 @@
+"""Explorers that run in the page: no kernel, no network, no library.
+
+Each function returns an object whose HTML carries the explorer in plain JavaScript, and a still
+picture for readers without it. So the same cell works in a page that was opened from a disk, in
+JupyterLab and on Colab. The scripts lie beside this file and are part of the book: ``numbers.js``
+holds layers and their backward passes, ``page.js`` what all explorers share on the page, and each
+explorer has a file of its own.
+"""
+
+import base64
+import html
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SHARED = ("numbers", "page")  # the scripts that every explorer needs, in this order
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """An explorer that a notebook shows as HTML; nothing is loaded from elsewhere.
+
+    Style and scripts are marked by ``data-gan-live``. Each output has its own, as each cell must
+    work alone; the book's extension keeps only the first of each on a page.
+
+    Attributes:
+        name: of its script.
+        options: what the script is given.
+        title: its name for screen readers.
+        hint: what to try and what to look for; stands above it.
+        alt: what the still picture shows.
+        still: name of the still picture, in ``stills/``.
+    """
+
+    name: str
+    options: dict[str, object]
+    title: str = field(repr=False)
+    hint: str = field(repr=False)
+    alt: str = field(repr=False)
+    still: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        scripts = "".join(
+            f'<script data-gan-live="{name}">{read(f"{name}.js")}</script>'
+            for name in (*SHARED, self.name)
+        )
+        picture = (FOLDER / "stills" / f"{self.still}.webp").read_bytes()
+        return (
+            f'<style data-gan-live="style">{read("style.css")}</style>'
+            f'<div class="gan-live" role="group" aria-label="{html.escape(self.title)}">'
+            f'<p class="gan-live-hint">{html.escape(self.hint)}</p>'
+            '<img class="gan-live-still" width="720" '
+            f'src="data:image/webp;base64,{base64.b64encode(picture).decode()}" '
+            f'alt="{html.escape(self.alt)}">{scripts}'
+            "<script>ganLive.page.mount(document.currentScript.parentElement, "
+            f'"{self.name}", {json.dumps(self.options)})</script></div>'
+        )
+
+
+def read(name: str) -> str:
+    """Return the text of a file beside this one."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def trainer(preset: str = "first", data: str = "ring") -> Explorer:
+    """Return a GAN in the plane that the reader trains in the page.
+
+    Args:
+        preset: ``first``, of the chapter on generative models, or ``film`` or ``cured``, of that on
+            mode collapse.
+        data: ``ring``, ``grid``, ``moons`` or ``draw``.
+    """
+    if preset == "first":
+        still = "trainer-first"
+        hint = (
+            "Press Play, and watch the samples find the circles of the data. Then choose other "
+            "data, or draw your own. In slow motion, see who moves when."
+        )
+        alt = (
+            "A GAN in the plane after 1500 steps. Most samples lie in the eight circles of the "
+            "data, others on thin bridges between them; the plane is orange where D takes points "
+            "for generated, and pale at the data. Beside it stand the numbers of modes and of "
+            "quality, and a curve of the Jensen-Shannon divergence that falls from log 2."
+        )
+    else:
+        still = "trainer-film"
+        hint = (
+            "Press Play, and follow the clump of samples. Then choose the preset “cured”: D learns "
+            "as fast as G, without momentum. Or keep the slow D, and try packs or a penalty."
+        )
+        alt = (
+            "A GAN whose D learns at a tenth of G's rate. All samples lie in one clump at one of "
+            "the eight circles of the data, and the Jensen-Shannon divergence stays near its "
+            "largest value, log 2."
+        )
+    options = {"preset": preset, "data": data}
+    return Explorer("trainer", options, "Train a GAN in the plane", hint, alt, still)
+
+
+def game() -> Explorer:
+    """Return the minimax game on a line: move q over p, and D*, V and JS follow."""
+    hint = (
+        "Drag the orange bell over the grey one, and find the place where D* is level at one half. "
+        "Or let G learn. Then give D another logit than the best: V(D, G) stays below V(D*, G)."
+    )
+    alt = (
+        "A grey bell of data in the middle, a narrow orange bell of samples to its right, and the "
+        "blue curve of the best D, which is high over the grey bell and low over the orange one. "
+        "Bars show a Jensen-Shannon divergence close to log 2, and a V close to 0."
+    )
+    return Explorer("game", {}, "The minimax game on a line", hint, alt, "game")
+
+
+def losses() -> Explorer:
+    """Return all objectives on one scale: slide the logit of a sample, and read loss and slope."""
+    hint = (
+        "Slide the logit of a generated sample to −6, where D is sure, and compare the slopes. "
+        "Then slide it to 6. Which losses leave a sample alone, and where?"
+    )
+    alt = (
+        "Two panels of curves over the logit, one for each of six objectives: the losses of G, and "
+        "their slopes. At the mark, logit −4, the slope of the minimax loss is nearly 0, those of "
+        "non-saturating, hinge, Wasserstein and relativistic are nearly −1, and that of least "
+        "squares is −5. A table holds the numbers."
+    )
+    return Explorer("losses", {}, "Losses and slopes over the logit", hint, alt, "losses")
+
+
+def dirac() -> Explorer:
+    """Return the Dirac-GAN: drag the start, set h and γ, see the path and the eigenvalues."""
+    hint = (
+        "Drag the red circle, the start. Without a penalty the path closes; take simultaneous "
+        "steps, and it spirals outwards. Then raise γ slowly: the two eigenvalues meet and part."
+    )
+    alt = (
+        "The plane of the two weights with arrows that run in circles about the middle, and a blue "
+        "path that closes on itself in a ring. Beside it the two eigenvalues of a step lie on the "
+        "unit circle."
+    )
+    return Explorer("dirac", {}, "The Dirac-GAN", hint, alt, "dirac")

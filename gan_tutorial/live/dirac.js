@@ -1,0 +1,384 @@
+"use strict";
+// The Dirac-GAN: drag the start, and see the path of the two weights, the eigenvalues of a step,
+// and the game on the line.
+globalThis.ganLive ??= {};
+ganLive.explorers ??= {};
+
+ganLive.dirac = (() => {
+  const { sigmoid } = ganLive.numbers;
+
+  // Where each player wants to go: minus the gradients of the losses, with friction γψ from R1.
+  function push([theta, psi], { gamma, objective }) {
+    const o = psi * theta; // the generated sample's logit; the real one's is 0
+    const ofG = objective === "minimax" ? sigmoid(o) : sigmoid(-o);
+    return [ofG * psi, -sigmoid(o) * theta - gamma * psi];
+  }
+
+  function step(state, settings) {
+    const { h, turns } = settings,
+      [theta, psi] = state;
+    if (turns === "simultaneous") {
+      const [toTheta, toPsi] = push(state, settings);
+      return [theta + h * toTheta, psi + h * toPsi];
+    }
+    const next = psi + h * push(state, settings)[1]; // D moves first, and G answers the new D
+    return [theta + h * push([theta, next], settings)[0], next];
+  }
+
+  function path(start, count, settings) {
+    const states = [start];
+    for (let i = 0; i < count; i++) states.push(step(states[i], settings));
+    return states;
+  }
+
+  // The two eigenvalues [real, imaginary] of one step at the equilibrium, from the trace and the
+  // determinant of its Jacobian.
+  function eigenvalues({ h, gamma, turns }) {
+    const a = h / 2,
+      b = 1 - h * gamma;
+    const trace = turns === "simultaneous" ? 1 + b : 1 - a * a + b;
+    const determinant = turns === "simultaneous" ? b + a * a : b;
+    const square = (trace / 2) ** 2 - determinant,
+      root = Math.sqrt(Math.abs(square));
+    return square < 0
+      ? [
+          [trace / 2, root],
+          [trace / 2, -root],
+        ]
+      : [
+          [trace / 2 + root, 0],
+          [trace / 2 - root, 0],
+        ];
+  }
+
+  const STEPS = 150;
+
+  function explore(root, { h = 0.2, gamma = 0 } = {}) {
+    const {
+      element,
+      button,
+      slider,
+      choice,
+      readout,
+      canvas,
+      axes,
+      line,
+      dot,
+      arrow,
+      clock,
+      calm,
+      label,
+    } = ganLive.page;
+    const settings = { h, gamma, turns: "alternating", objective: "minimax" };
+    let start = [1, 1],
+      states,
+      time = 0,
+      wait = 0,
+      playing = false;
+    const REACH = 2.6,
+      digits = (x, n = 3) => label(Number(x.toFixed(n)));
+
+    function update() {
+      states = path(start, STEPS, settings);
+      show();
+    }
+
+    function show() {
+      const factor = Math.max(...eigenvalues(settings).map(([x, y]) => Math.hypot(x, y)));
+      const [first, now] = [states[0], states[time]].map(([theta, psi]) => Math.hypot(theta, psi));
+      const verdict = factor > 1 + 1e-9 ? "grows" : factor > 1 - 1e-9 ? "stays" : "shrinks";
+      numbers.show({
+        factor: digits(factor, 4),
+        verdict,
+        first: digits(first),
+        now: now < 1e4 ? digits(now, 4) : "beyond 10,000",
+      });
+      plane.node.setAttribute(
+        "aria-label",
+        `The plane of theta and psi. Start at theta ${digits(start[0], 2)}, psi ` +
+          `${digits(start[1], 2)}; arrow keys move it. ` +
+          `After ${time} steps the distance from the equilibrium is ${digits(Math.min(now, 1e4))}.`,
+      );
+      for (const plot of [plane, circle, race]) plot.redraw();
+    }
+
+    function paint(context, width, height, colour) {
+      const box = { left: 30, top: 8, width: width - 40, height: height - 48 };
+      const { toX, toY } = axes(context, colour, box, {
+        x: [-REACH, REACH],
+        y: [-REACH, REACH],
+        xTicks: [-2, -1, 0, 1, 2],
+        yTicks: [-2, -1, 0, 1, 2],
+        xLabel: "θ, the generated point",
+      });
+      context.fillStyle = colour.ink;
+      context.textAlign = "left";
+      context.fillText("ψ, the slope of D", box.left + 5, box.top + 4);
+      context.save();
+      context.beginPath();
+      context.rect(box.left, box.top, box.width, box.height);
+      context.clip();
+      context.strokeStyle = colour.grey;
+      context.lineWidth = 1;
+      for (let i = -5; i <= 5; i++)
+        for (let k = -5; k <= 5; k++) {
+          const [theta, psi] = [i / 2.1, k / 2.1],
+            [x, y] = push([theta, psi], settings),
+            long = Math.hypot(x, y);
+          const scale = (0.055 * width * Math.tanh(long)) / Math.max(long, 1e-9);
+          arrow(
+            context,
+            toX(theta) - (scale * x) / 2,
+            toY(psi) + (scale * y) / 2,
+            scale * x,
+            -scale * y,
+            3,
+          );
+        }
+      const seen = time ? states.slice(0, time + 1) : states; // before Play, the whole path
+      const points = seen.map(([theta, psi]) => [toX(theta), toY(psi)]);
+      context.strokeStyle = context.fillStyle = colour.blue;
+      context.lineWidth = 1.6;
+      line(context, points);
+      for (const [x, y] of points) dot(context, x, y, 2);
+      dot(context, ...points.at(-1), 5);
+      context.strokeStyle = colour.red;
+      context.lineWidth = 3;
+      context.beginPath();
+      context.arc(toX(start[0]), toY(start[1]), 8, 0, 2 * Math.PI);
+      context.stroke();
+      context.strokeStyle = colour.ink;
+      context.lineWidth = 2;
+      line(context, [
+        [toX(0) - 6, toY(0) - 6],
+        [toX(0) + 6, toY(0) + 6],
+      ]);
+      line(context, [
+        [toX(0) - 6, toY(0) + 6],
+        [toX(0) + 6, toY(0) - 6],
+      ]);
+      context.restore();
+    }
+
+    function paintCircle(context, width, height, colour) {
+      const box = { left: 30, top: 22, width: width - 40, height: height - 46 },
+        reach = 1.5 * (box.width / box.height);
+      const { toX, toY } = axes(context, colour, box, {
+        x: [-reach, reach],
+        y: [-1.5, 1.5],
+        xTicks: [-1, 0, 1],
+        yTicks: [-1, 0, 1],
+        title: "eigenvalues of a step",
+      });
+      context.save();
+      context.beginPath();
+      context.rect(box.left, box.top, box.width, box.height);
+      context.clip();
+      context.strokeStyle = colour.ink;
+      context.lineWidth = 1.2;
+      context.beginPath();
+      context.arc(toX(0), toY(0), toX(1) - toX(0), 0, 2 * Math.PI);
+      context.stroke();
+      for (const [x, y] of eigenvalues(settings)) {
+        context.fillStyle = colour[Math.hypot(x, y) > 1 + 1e-9 ? "red" : "blue"];
+        dot(context, toX(x), toY(y), 6);
+      }
+      context.restore();
+    }
+
+    function paintRace(context, width, height, colour) {
+      const box = { left: 30, top: 22, width: width - 40, height: height - 46 },
+        [theta, psi] = states[time];
+      const { toX, toY } = axes(context, colour, box, {
+        x: [-REACH, REACH],
+        y: [-2, 2],
+        xTicks: [-2, 0, 2],
+        yTicks: [-2, 0, 2],
+        title: `the game at step ${time}`,
+      });
+      context.save();
+      context.beginPath();
+      context.rect(box.left, box.top, box.width, box.height);
+      context.clip();
+      context.strokeStyle = colour.purple;
+      context.lineWidth = 2;
+      line(context, [
+        [toX(-REACH), toY(-REACH * psi)],
+        [toX(REACH), toY(REACH * psi)],
+      ]);
+      context.fillStyle = colour.real;
+      context.beginPath();
+      for (const [x, y] of [
+        [-7, 6],
+        [7, 6],
+        [0, -7],
+      ])
+        context.lineTo(toX(0) + x, toY(0) + y);
+      context.fill();
+      context.fillStyle = colour.blue;
+      dot(context, toX(theta), toY(0), 6);
+      context.restore();
+    }
+
+    function frame(milliseconds) {
+      if ((wait -= milliseconds) > 0) return;
+      wait = calm() ? 500 : 70;
+      if (time === STEPS) return stop();
+      go(time + 1);
+    }
+
+    function go(to) {
+      time = to;
+      moment.value = to;
+      show();
+    }
+
+    function stop() {
+      playing = false;
+      play.textContent = "Play";
+      ticker.stop();
+    }
+
+    function restart(change) {
+      Object.assign(settings, change);
+      stop();
+      [time, moment.value] = [0, 0];
+      update();
+    }
+
+    function move(to) {
+      start = to.map((value) => Math.max(-2.5, Math.min(2.5, value)));
+      restart({});
+    }
+
+    const ticker = clock(root, frame);
+    const play = button(
+      "Play",
+      () => {
+        if (playing) return stop();
+        if (time === STEPS) go(0);
+        playing = true;
+        play.textContent = "Pause";
+        return ticker.start();
+      },
+      { class: "gan-live-main" },
+    );
+    const plane = canvas(root, { label: "The plane of theta and psi", interactive: true }, paint);
+    const circle = canvas(
+      root,
+      {
+        label:
+          "The unit circle and the two eigenvalues of a step; their size stands in the numbers",
+        ratio: 1.5,
+      },
+      paintCircle,
+    );
+    const race = canvas(
+      root,
+      {
+        label: "The real sample at 0, the generated one at theta, and D as a line of slope psi",
+        ratio: 1.9,
+      },
+      paintRace,
+    );
+    const numbers = readout({
+      factor: "largest |λ|",
+      verdict: "so a small distance",
+      first: "distance at the start",
+      now: "distance at this step",
+    });
+    const text = (x) => label(Number(x.toFixed(2)));
+    const moment = slider("step", { min: 0, max: STEPS, step: 1, value: 0 }, (value) => {
+      stop();
+      go(value);
+    });
+    const controls = {
+      gamma: slider(
+        "γ, the weight of R1",
+        { min: 0, max: 11, step: 0.05, value: gamma, text },
+        (value) => restart({ gamma: value }),
+      ),
+      h: slider(
+        "h, the learning rate",
+        { min: 0.05, max: 1, step: 0.05, value: h, text },
+        (value) => restart({ h: value }),
+      ),
+      turns: choice(
+        "steps",
+        { alternating: "alternating", simultaneous: "simultaneous" },
+        "alternating",
+        (value) => restart({ turns: value }),
+      ),
+      objective: choice(
+        "G’s loss",
+        { minimax: "minimax", non_saturating: "non-saturating" },
+        "minimax",
+        (value) => restart({ objective: value }),
+      ),
+    };
+    const drag = (event) => {
+      if (!event.buttons) return;
+      if (event.type === "pointerdown") plane.node.setPointerCapture(event.pointerId);
+      const { clientWidth: width, clientHeight: height } = plane.node,
+        [x, y] = plane.place(event);
+      move([
+        ((x * width - 30) / (width - 40)) * 2 * REACH - REACH,
+        REACH - ((y * height - 8) / (height - 48)) * 2 * REACH,
+      ]);
+    };
+    plane.node.style.touchAction = "none";
+    for (const type of ["pointerdown", "pointermove"]) plane.node.addEventListener(type, drag);
+    plane.node.addEventListener("keydown", (event) => {
+      const by = {
+        ArrowLeft: [-0.1, 0],
+        ArrowRight: [0.1, 0],
+        ArrowUp: [0, 0.1],
+        ArrowDown: [0, -0.1],
+      }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      move(start.map((value, i) => value + by[i]));
+    });
+    root.append(
+      element(
+        "div",
+        { class: "gan-live-bar" },
+        play,
+        button("Reset", () => {
+          for (const [key, value] of Object.entries({
+            h,
+            gamma,
+            turns: "alternating",
+            objective: "minimax",
+          }))
+            controls[key].value = settings[key] = value;
+          move([1, 1]);
+        }),
+        controls.turns.node,
+        controls.objective.node,
+      ),
+      element(
+        "div",
+        { class: "gan-live-columns" },
+        element("div", { class: "gan-live-square" }, plane.node),
+        element("div", { class: "gan-live-side" }, numbers.node, circle.node, race.node),
+      ),
+      controls.gamma.node,
+      controls.h.node,
+      moment.node,
+    );
+    update();
+    return {
+      settings,
+      get states() {
+        return states;
+      },
+      get start() {
+        return start;
+      },
+    };
+  }
+
+  ganLive.explorers.dirac = explore;
+  return { push, step, path, eigenvalues };
+})();

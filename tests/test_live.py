@@ -1,0 +1,881 @@
+"""The explorers: numbers against PyTorch and SciPy in a browser, and each operated from a file."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+from torch import nn
+from torch.nn.functional import softplus
+
+from gan_tutorial import (
+    live,
+    losses,
+    metrics,
+    mixtures,
+    penalties,
+    recipes,
+    runtime,
+    training,
+)
+
+TIMEOUT = 120_000  # milliseconds; for a busy machine
+EXPLORERS = {
+    "trainer": live.trainer,
+    "game": live.game,
+    "losses": live.losses,
+    "dirac": live.dirac,
+}
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """JavaScript computes in 64 bits, so PyTorch does too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def numbers(browser: Browser) -> Iterator[Page]:
+    """A page with all scripts and no explorer."""
+    page = browser.new_page()
+    page.set_default_timeout(TIMEOUT)
+    for name in (*live.SHARED, *EXPLORERS):
+        page.add_script_tag(content=live.read(f"{name}.js"))
+    yield page
+    page.close()
+
+
+def flat(tensors: object) -> list[list[float]]:
+    """Return tensors as lists of all their numbers."""
+    return [tensor.detach().flatten().tolist() for tensor in tensors]
+
+
+def largest_error(given: object, expected: object) -> float:
+    """Return the largest difference between two lists of lists of numbers."""
+    pairs = zip(given, expected, strict=True)
+    return max(np.abs(np.subtract(a, b, dtype=float)).max() for a, b in pairs)
+
+
+# Forward on x, and back from dy.
+RUN_LAYERS = """([layers, weights, x, dy]) => {
+    const make = ([kind, ...given]) => new ganLive.numbers[kind](...given);
+    const network = new ganLive.numbers.Network(layers.map(make));
+    network.parameters.forEach(({ value }, i) => value.set(weights[i]));
+    const y = network.forward(Float64Array.from(x)), dx = network.backward(Float64Array.from(dy));
+    return [y, dx, ...network.parameters.map(({ gradient }) => gradient)].map(a => [...a]);
+}"""
+
+
+def shape(inputs: int, outputs: int, side: int, kernel: int, stride: int, padding: int) -> dict:
+    names = ("inputs", "outputs", "side", "kernel", "stride", "padding")
+    return dict(zip(names, (inputs, outputs, side, kernel, stride, padding), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layers", "network", "size"),
+    [
+        (
+            [["Dense", 3, 7], ["LeakyReLU", 0.2], ["Dense", 7, 5], ["Tanh"], ["Dense", 5, 1]],
+            lambda: nn.Sequential(
+                nn.Linear(3, 7), nn.LeakyReLU(0.2), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)
+            ),
+            (6, 3),
+        ),
+        (
+            [
+                ["Convolution", shape(2, 5, 9, 3, 1, 1)],
+                ["LeakyReLU"],
+                ["Convolution", shape(5, 3, 9, 4, 2, 1)],
+            ],
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 4, stride=2, padding=1)
+            ),
+            (3, 2, 9, 9),
+        ),
+        (
+            [
+                ["TransposedConvolution", shape(4, 3, 5, 4, 2, 1)],
+                ["LeakyReLU", 0.2],
+                ["TransposedConvolution", shape(3, 2, 10, 3, 1, 0)],
+            ],
+            lambda: nn.Sequential(
+                nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.ConvTranspose2d(3, 2, 3),
+            ),
+            (2, 4, 5, 5),
+        ),
+    ],
+    ids=["dense", "convolution", "transposed"],
+)
+def test_layers_go_forward_and_back_as_pytorch(float64, numbers, layers, network, size):
+    torch.manual_seed(0)
+    network = network()
+    x = torch.randn(size, requires_grad=True)
+    y = network(x)
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    gradients = [parameter.grad for parameter in network.parameters()]
+    given = numbers.evaluate(RUN_LAYERS, [layers, flat(network.parameters()), *flat([x, dy])])
+    assert largest_error(given, flat([y, x.grad, *gradients])) < 1e-12
+
+
+def test_a_new_layer_has_weights_within_the_bounds_of_pytorch(numbers):
+    weights, biases = numbers.evaluate(
+        """() => {
+            const layer = new ganLive.numbers.Dense(25, 400, ganLive.numbers.uniforms(1));
+            return layer.parameters.map(({ value }) => [...value]);
+        }"""
+    )
+    for values in (weights, biases):
+        assert stats.kstest(values, stats.uniform(-0.2, 0.4).cdf).pvalue > 0.01
+
+
+def test_random_numbers_have_their_distributions(numbers):
+    uniform, normal, others = numbers.evaluate(
+        """() => {
+            const { uniforms, normals, array } = ganLive.numbers;
+            const draw = seed => [...array(20000).map(uniforms(seed))];
+            return [draw(0), [...normals(uniforms(1), 20001)], draw(1)];
+        }"""
+    )
+    assert stats.kstest(uniform, "uniform").pvalue > 0.01
+    assert stats.kstest(normal, "norm").pvalue > 0.01
+    assert len(normal) == 20001
+    pairs = (uniform[:-1], uniform[1:]), (uniform, others), (normal[:-1], normal[1:])
+    for a, b in pairs:  # neighbours, and neighbouring seeds
+        assert abs(np.corrcoef(a, b)[0, 1]) < 4 / math.sqrt(len(a))
+
+
+def test_every_objective_is_that_of_the_package(float64, numbers):
+    torch.manual_seed(0)
+    pairs = 3 * torch.randn(2, 200)
+    given = numbers.evaluate(
+        """pairs => Object.fromEntries(Object.entries(ganLive.numbers.objectives).map(
+            ([name, { d, g }]) => [name, [d, g].map(f => pairs[0].map((r, i) => f(r, pairs[1][i])))]
+        ))""",
+        pairs.tolist(),
+    )
+    assert list(given) == list(losses.OBJECTIVES)
+    for name, objective in losses.OBJECTIVES.items():
+        for r, f, by_d, by_g in zip(*pairs, *given[name], strict=True):
+            r, f = r.reshape(1).requires_grad_(), f.reshape(1).requires_grad_()
+            d_loss, g_loss = objective.d_loss(r, f), objective.g_loss(r, f)
+            d_slopes = torch.autograd.grad(d_loss, (r, f), retain_graph=True)
+            (g_slope,) = torch.autograd.grad(g_loss, f)
+            assert by_d == pytest.approx([d_loss.item(), *map(float, d_slopes)], abs=1e-12)
+            assert by_g == pytest.approx([g_loss.item(), float(g_slope)], abs=1e-12)
+
+
+RUN_TRAINING = """([settings, G, D, batches]) => {
+    const { Training, PRESETS } = ganLive.trainer;
+    const training = new Training({ ...PRESETS.first, ...settings });
+    for (const [network, weights] of [[training.G, G], [training.average, G], [training.D, D]])
+        network.parameters.forEach(({ value }, i) => value.set(weights[i]));
+    const logs = batches.map(([real, z, between]) => {
+        for (const [key, value] of Object.entries({ real, z, between }))
+            training[key] = Float64Array.from(value);
+        training.updateD();
+        training.updateG();
+        return [training.dLoss, training.gLoss, training.penalty];
+    });
+    const weights = [training.G, training.D, training.average].flatMap(n => n.parameters);
+    return [logs, weights.map(({ value }) => [...value])];
+}"""
+CASES = (
+    *({"objective": name} for name in losses.OBJECTIVES),
+    {"penalty": "R1", "weight": 0.5},
+    {"penalty": "R2", "weight": 0.5},
+    {"penalty": "R1 + R2", "weight": 0.5, "objective": "relativistic"},
+    {"penalty": "WGAN-GP", "weight": 1.0, "objective": "wasserstein"},
+    {"pack": 2, "objective": "relativistic"},
+    {"pack": 4, "penalty": "R1 + R2", "weight": 0.1},
+    {"pack": 2, "penalty": "WGAN-GP", "weight": 0.5},
+    {"optimiser": "plain", "lr_D": 0.1, "lr_G": 0.05},
+    {"beta1": 0.5, "beta2": 0.999, "lr_D": 1e-4},
+)
+
+
+def weights_of(D: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of an MLP discriminator, from its first layer to its last."""
+    D = getattr(D, "D", D)
+    return [*D.layers.parameters(), *D.last.parameters()]
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_fifty_steps_of_training_are_those_of_the_package(float64, numbers, settings):
+    settings = {"lr_D": 2e-3, "lr_G": 2e-3, "beta1": 0.0, "beta2": 0.99, "pack": 1} | settings
+    penalty, weight = settings.get("penalty", "none"), settings.get("weight", 0.0)
+    recipe = dataclasses.replace(
+        recipes.preset("plane"),
+        objective=settings.get("objective", "non_saturating"),
+        hidden=(16, 16),
+        batch_size=32,
+        lr_D=settings["lr_D"],
+        lr_G=settings["lr_G"],
+        betas=(settings["beta1"], settings["beta2"]),
+        r1=weight * ("R1" in penalty),
+        r2=weight * ("R2" in penalty),
+        gp=weight * (penalty == "WGAN-GP"),
+    )
+    pack = settings["pack"]
+    state = recipes.init_packed(recipe, pack) if pack > 1 else recipe.init()
+    if settings.get("optimiser") == "plain":
+        state.opt_G = torch.optim.SGD(state.G.parameters(), recipe.lr_G)
+        state.opt_D = torch.optim.SGD(state.D.parameters(), recipe.lr_D)
+    start = flat(state.G.parameters()), flat(weights_of(state.D))
+
+    ring, batches, logs = mixtures.ring(std=0.1), [], []
+    for step in range(50):
+        rng = runtime.step_rng(0, step)
+        real, labels = ring.batch(recipe.batch_size, rng)
+        copy = torch.Generator()
+        copy.set_state(rng.get_state())  # the step goes on to draw z, and then t
+        z, t = torch.randn(32, 2, generator=copy), torch.rand(32, 1, generator=copy)
+        batches.append(flat([real, z, t]))
+        log = training.one_step(state, real, labels, recipe, rng)
+        logs.append([float(log.get(name, 0)) for name in ("d_loss", "g_loss", "penalty")])
+
+    settings |= {"hidden": 16, "batch_size": 32, "ema": recipe.ema}
+    given_logs, given = numbers.evaluate(RUN_TRAINING, [settings, *start, batches])
+    expected = [*state.G.parameters(), *weights_of(state.D), *state.G_ema.parameters()]
+    assert largest_error(given_logs, logs) < 1e-8
+    assert largest_error(given, flat(expected)) < 1e-8
+    assert largest_error(given, [*start[0], *start[1], *start[0]]) > 1e-3  # the control: they moved
+
+
+def test_data_and_mode_report_are_those_of_the_package(numbers):
+    for name, mixture in {"ring": mixtures.ring(), "grid": mixtures.grid()}.items():
+        points, _ = mixture.batch(3000, torch.Generator().manual_seed(0))
+        points = points + 2 * mixture.std * torch.randn(points.shape, generator=torch.Generator())
+        centres, std, report = numbers.evaluate(
+            """([name, points]) => {
+                const data = ganLive.trainer.DATA[name]();
+                const report = ganLive.trainer.modeReport(Float64Array.from(points), data);
+                return [data.centres, data.std, report];
+            }""",
+            [name, points.flatten().tolist()],
+        )
+        np.testing.assert_allclose(centres, mixture.centres, atol=1e-6)
+        assert std == mixture.std
+        expected = metrics.mode_report(points, mixture)
+        assert report["covered"] == expected.covered
+        assert report["counts"] == expected.counts.tolist()
+        assert report["quality"] == pytest.approx(expected.high_quality)
+        assert 0.2 < report["quality"] < 0.9  # the control: some lie outside
+
+
+def test_samples_of_the_data_lie_at_their_modes(numbers):
+    for name in ("ring", "grid", "moons", "draw"):
+        covered, quality, count = numbers.evaluate(
+            """name => {
+                const { DATA, sample, modeReport } = ganLive.trainer, data = DATA[name]();
+                const points = sample(data, 4000, ganLive.numbers.uniforms(3));
+                const { covered, quality } = modeReport(points, data);
+                return [covered, quality, data.count];
+            }""",
+            name,
+        )
+        assert covered == count
+        assert quality > 0.975  # 1 - exp(-9/2) = 0.989 of one Gaussian; more where they overlap
+
+
+def test_divergence_is_that_of_scipy(numbers):
+    rng = np.random.default_rng(0)
+    p, q = rng.random((2, 500)) * (rng.random((2, 500)) > 0.3)  # with zeros
+    p, q = p / p.sum(), q / q.sum()
+    a, b = rng.normal(size=(2, 1500, 2)) + np.array([[[0, 0]], [[0.7, 0.3]]])
+    js, *given, of_samples = numbers.evaluate(
+        """([p, q, a, b]) => {
+            const { histogram, jensenShannon } = ganLive.trainer;
+            const shares = [a, b].map(points => histogram(Float64Array.from(points), 1.7));
+            return [jensenShannon(p, q), ...shares.map(s => [...s]), jensenShannon(...shares)];
+        }""",
+        [p.tolist(), q.tolist(), a.flatten().tolist(), b.flatten().tolist()],
+    )
+    assert js == pytest.approx(jensenshannon(p, q) ** 2, abs=1e-12)
+    edges = np.linspace(-1.7, 1.7, 41)
+    for shares, points in zip(given, (a, b), strict=True):
+        inside, *_ = np.histogram2d(points[:, 1], points[:, 0], bins=(edges, edges))
+        expected = np.append(inside.ravel(), len(points) - inside.sum()) / len(points)
+        np.testing.assert_allclose(shares, expected, atol=1e-12)
+        assert shares[-1] > 0.02  # some lie outside
+    assert of_samples == pytest.approx(jensenshannon(*given) ** 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [-3.0, 0.0, 1.3])
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.5])
+def test_the_game_is_that_of_the_package(float64, numbers, mean, std):
+    for real in ("one", "two"):
+        x = torch.linspace(-14, 14, 2801)
+        bells = {"one": [(1, 0, 1)], "two": [(0.5, -2, 0.6), (0.5, 2, 0.6)]}[real]
+        logs = [math.log(w) + torch.distributions.Normal(m, s).log_prob(x) for w, m, s in bells]
+        log_p = torch.stack(logs).logsumexp(0)
+        parameters = torch.tensor([mean, math.log(std)], requires_grad=True)
+        log_q = torch.distributions.Normal(parameters[0], parameters[1].exp()).log_prob(x)
+        given = numbers.evaluate(
+            """state => {
+                const { play, slope } = ganLive.game;
+                const now = play(state), other = play({ ...state, trust: 0.5 });
+                return [[...now.D], now.js, now.best, now.value, other.value, slope(state)];
+            }""",
+            {"real": real, "mean": mean, "std": std, "trust": 1},
+        )
+        D, js, top, value, other, slope = given
+        p, q = log_p.exp(), log_q.detach().exp()
+        populated = p + q > 1e-200
+        expected = losses.optimal_discriminator(p, q)
+        np.testing.assert_allclose(np.array(D)[populated], expected[populated], atol=1e-9)
+        assert js == pytest.approx(losses.jensen_shannon(p, q, 0.01).item(), abs=1e-6)
+        best = (log_p - log_q).detach()
+        v = -0.01 * (p * softplus(-best) + log_q.exp() * softplus(best)).sum()
+        assert value == top == pytest.approx(v.item(), abs=1e-9)
+        assert top == pytest.approx(2 * js - math.log(4), abs=1e-4)
+        assert other <= top + 1e-12
+        v.backward()
+        assert slope == pytest.approx(parameters.grad.tolist(), abs=1e-4)
+
+
+def test_the_losses_are_those_of_the_package(float64, numbers):
+    for name, objective in losses.OBJECTIVES.items():
+        for side in ("g", "fake", "real"):
+            for o, other in ((-4.0, 0.0), (0.3, 1.2), (5.0, -2.0)):
+                slid, partner = torch.tensor([o], requires_grad=True), torch.tensor([other])
+                r, f = (slid, partner) if side == "real" else (partner, slid)
+                loss = (objective.g_loss if side == "g" else objective.d_loss)(r, f)
+                loss.backward()
+                call = "a => ganLive.losses.evaluate(...a)"
+                given = numbers.evaluate(call, [name, side, o, other])
+                assert given == pytest.approx([loss.item(), slid.grad.item()], abs=1e-12)
+
+
+def dirac_step(state: torch.Tensor, h: float, gamma: float, turns: str, objective: str):
+    """One step of the Dirac-GAN from the package's losses and its penalty, by autograd."""
+    game, zero = losses.OBJECTIVES[objective], torch.zeros(1, 1)
+
+    def gradients(theta: torch.Tensor, psi: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        theta, psi = 1 * theta, 1 * psi  # partial derivatives: each holds the other weight still
+
+        def D(x: torch.Tensor) -> torch.Tensor:
+            return (psi * x).squeeze(1)
+
+        r, f = D(zero), D(theta.reshape(1, 1))
+        d_loss = game.d_loss(r, f) + gamma / 2 * penalties.r1(D, zero, zero)
+        (of_psi,) = torch.autograd.grad(d_loss, psi, create_graph=True)
+        (of_theta,) = torch.autograd.grad(game.g_loss(r, f), theta, create_graph=True)
+        return of_theta, of_psi
+
+    theta, psi = state.unbind()
+    of_theta, of_psi = gradients(theta, psi)
+    next_psi = psi - h * of_psi
+    if turns == "alternating":
+        of_theta, _ = gradients(theta, next_psi)
+    return torch.stack([theta - h * of_theta, next_psi])
+
+
+@pytest.mark.parametrize("objective", ["minimax", "non_saturating"])
+@pytest.mark.parametrize("turns", ["alternating", "simultaneous"])
+@pytest.mark.parametrize(("h", "gamma"), [(0.2, 0.0), (0.2, 0.3), (1.0, 2.1)])
+def test_the_dirac_gan_is_that_of_autograd(float64, numbers, objective, turns, h, gamma):
+    settings = {"h": h, "gamma": gamma, "turns": turns, "objective": objective}
+    state, expected = torch.tensor([1.0, 0.8]), []
+    for _ in range(31):
+        expected.append(state.tolist())
+        state = dirac_step(state.requires_grad_(), **settings).detach()
+    J = torch.autograd.functional.jacobian(lambda s: dirac_step(s, **settings), torch.zeros(2))
+    path, eigenvalues = numbers.evaluate(
+        """settings => [
+            ganLive.dirac.path([1, 0.8], 30, settings), ganLive.dirac.eigenvalues(settings)
+        ]""",
+        settings,
+    )
+    np.testing.assert_allclose(path, expected, atol=1e-10)
+    found = [complex(*value) for value in eigenvalues]
+    for value in torch.linalg.eigvals(J).tolist():
+        assert min(abs(value - other) for other in found) < 1e-9
+
+
+# The explorers themselves, in a page opened from a file, without a network.
+
+STYLE = "<!doctype html><html lang=en><meta charset=utf-8><title>explorer</title>"
+VIEWPORT = "<meta name=viewport content='width=device-width, initial-scale=1'>"
+
+
+@dataclasses.dataclass
+class Visit:
+    """An open page and what it complained about."""
+
+    page: Page
+    messages: list[str]
+
+    def explorer(self, name: str) -> Locator:
+        """Return the explorer called ``name``, once it has started."""
+        return self.page.locator(f'.gan-live[data-ready="{name}"]')
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with all explorers, each as its cell shows it."""
+    path = tmp_path_factory.mktemp("live") / "page.html"
+    outputs = "".join(show()._repr_html_() for show in EXPLORERS.values())
+    path.write_text(f"{STYLE}{VIEWPORT}<main><h1>Explorers</h1>{outputs}</main>", encoding="utf-8")
+    return path
+
+
+def visit(context: BrowserContext, file: Path) -> Visit:
+    """Open the page; every request but the page's own is a complaint."""
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    seen = Visit(page, [])
+    page.on("console", lambda message: seen.messages.append(message.text))
+    page.on("pageerror", lambda error: seen.messages.append(str(error)))
+    page.on(
+        "request",
+        lambda request: (
+            request.url.startswith(("file:", "data:")) or seen.messages.append(request.url)
+        ),
+    )
+    page.goto(file.as_uri())
+    for name in EXPLORERS:
+        seen.explorer(name).wait_for()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def desktop(browser: Browser, file: Path) -> Iterator[Visit]:
+    """The page at 1280 pixels."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    yield visit(context, file)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def phone(browser: Browser, file: Path) -> Iterator[Visit]:
+    """The page at 360 pixels, touched, for someone who wants no motion."""
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740},
+        has_touch=True,
+        is_mobile=True,
+        reduced_motion="reduce",
+    )
+    yield visit(context, file)
+    context.close()
+
+
+def choose(explorer: Locator, name: str, value: str) -> None:
+    """Choose a value in the list that is called ``name``."""
+    choice(explorer, name).select_option(value)
+
+
+def choice(explorer: Locator, name: str) -> Locator:
+    """Return the list that is called ``name``."""
+    label = explorer.locator(".gan-live-choice", has_text=re.compile(f"^{name}"))
+    return label.locator("select")
+
+
+def state(explorer: Locator, expression: str) -> object:
+    """Evaluate an expression of the explorer's own state, ``e``."""
+    return explorer.evaluate(f"root => {{ const e = root.explorer; return {expression}; }}")
+
+
+def number(explorer: Locator, name: str) -> str:
+    """Return what the list of numbers says beside a name."""
+    return explorer.locator("dl div", has_text=name).locator("dd").inner_text()
+
+
+def pixels(explorer: Locator, which: int = 0) -> str:
+    """Return a canvas as text, to see whether it changed."""
+    return explorer.locator("canvas").nth(which).evaluate("canvas => canvas.toDataURL()")
+
+
+def violations(page: Page) -> list[str]:
+    """Return all of axe-core's findings, with every fold opened."""
+    page.evaluate("document.querySelectorAll('details').forEach(box => { box.open = true; })")
+    found = Axe().run(page).response["violations"]
+    return [f"{v['id']}: {node['html'][:200]}" for v in found for node in v["nodes"]]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_explorers_are_accessible(desktop, theme):
+    desktop.page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+    desktop.page.evaluate(
+        "theme => { document.body.style.background = theme === 'dark' ? '#111' : '#fff';"
+        "document.querySelector('h1').style.color = theme === 'dark' ? '#fff' : '#000'; }",
+        theme,
+    )
+    assert violations(desktop.page) == []
+
+
+def test_explorers_are_accessible_on_a_phone(phone):
+    assert violations(phone.page) == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_explorers_fit(desktop, width):
+    desktop.page.set_viewport_size({"width": width, "height": 900})
+    assert desktop.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    small = """root => [...root.querySelectorAll('button, select, input, summary')]
+        .filter(node => node.offsetParent && node.getBoundingClientRect().height < 17)
+        .map(node => node.outerHTML)"""
+    for name in EXPLORERS:
+        assert desktop.explorer(name).evaluate(small) == []
+    desktop.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_every_control_has_a_name(desktop):
+    for control in desktop.page.locator(".gan-live :is(button, input, select, canvas)").all():
+        assert control.evaluate(
+            "node => node.ariaLabel || (node.labels?.[0] ?? node).textContent.trim()"
+        )
+
+
+def test_the_theme_repaints(desktop):
+    root = desktop.page.locator("html")
+    root.evaluate("html => { html.dataset.theme = 'light'; }")
+    for name in EXPLORERS:
+        explorer = desktop.explorer(name)
+        light = pixels(explorer)
+        root.evaluate("html => { html.dataset.theme = 'dark'; }")
+        desktop.page.wait_for_timeout(100)
+        assert pixels(explorer) != light
+        root.evaluate("html => { html.dataset.theme = 'light'; }")
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_without_javascript_a_picture_and_its_text_stand_there(browser, file, name):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    still = page.locator(".gan-live", has=page.locator(f'[data-gan-live="{name}"]')).locator("img")
+    assert still.is_visible()
+    assert len(still.get_attribute("alt")) > 100
+    assert page.locator(".gan-live-hint").first.is_visible()
+    context.close()
+
+
+def test_the_trainer_by_keyboard_alone(desktop):
+    page, trainer = desktop.page, desktop.explorer("trainer")
+    trainer.get_by_role("button", name="Reset").focus()
+    page.keyboard.press("Enter")
+    assert state(trainer, "e.training.step") == 0
+    before = pixels(trainer)
+    page.keyboard.press("Shift+Tab")  # Step of G
+    page.keyboard.press("Shift+Tab")  # Step of D
+    d, g = "[...e.training.D.parameters[0].value]", "[...e.training.G.parameters[0].value]"
+    weights = state(trainer, d), state(trainer, g)
+    page.keyboard.press("Enter")
+    assert state(trainer, d) != weights[0]
+    assert state(trainer, g) == weights[1]
+    assert "D’s turn" in trainer.locator("[role=status]").inner_text()
+    weights = state(trainer, d), state(trainer, g)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")  # Step of G
+    assert state(trainer, d) == weights[0]
+    assert state(trainer, g) != weights[1]
+    assert number(trainer, "step") == "1"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Space")  # Play
+    page.wait_for_function(
+        "root => root.explorer.training.step >= 25", arg=trainer.element_handle()
+    )
+    page.keyboard.press("Space")  # Pause
+    step = state(trainer, "e.training.step")
+    page.wait_for_timeout(300)
+    assert state(trainer, "e.training.step") == step
+    assert number(trainer, "step") == str(step)
+    assert pixels(trainer) != before
+    assert state(trainer, "e.history.length") >= 2
+
+
+def test_the_trainer_shows_what_is_ticked(desktop):
+    trainer = desktop.explorer("trainer")
+    for name in ("data", "samples", "D’s field", "G’s grid", "gradient"):
+        box = trainer.get_by_label(name, exact=True)
+        before = pixels(trainer)
+        box.focus()
+        desktop.page.keyboard.press("Space")
+        assert pixels(trainer) != before, name
+        desktop.page.keyboard.press("Space")
+
+
+def test_the_trainer_takes_its_settings(desktop):
+    trainer = desktop.explorer("trainer")
+    trainer.locator("details").evaluate("box => { box.open = true; }")
+    choose(trainer, "preset", "film")
+    assert state(trainer, "[e.recipe.lr_D, e.recipe.lr_G, e.recipe.beta1]") == [1e-4, 1e-3, 0.5]
+    choose(trainer, "preset", "cured")
+    assert state(trainer, "[e.recipe.lr_D, e.recipe.lr_G, e.recipe.beta1]") == [1e-3, 1e-3, 0]
+    for name in losses.OBJECTIVES:
+        choose(trainer, "objective", name)
+        assert state(trainer, "e.recipe.objective") == name
+    assert choice(trainer, "preset").input_value() == "own"
+    trainer.get_by_label("learning rate of D").focus()
+    desktop.page.keyboard.press("ArrowRight")
+    assert state(trainer, "e.recipe.lr_D") == pytest.approx(1e-3 * 10**0.05)
+    choose(trainer, "samples in a pack", "2")
+    assert state(trainer, "e.training.D.layers[0].inputs") == 4
+    for penalty in ("R1", "R2", "R1 + R2", "WGAN-GP"):
+        choose(trainer, "penalty on D", penalty)
+        trainer.get_by_role("button", name="Step of D").click()
+        assert state(trainer, "e.training.penalty") > 0
+    for noise, inputs in (("line", 1), ("uniform", 2), ("normal", 2)):
+        choose(trainer, "noise z", noise)
+        assert state(trainer, "e.training.G.layers[0].inputs") == inputs
+    choose(trainer, "preset", "first")
+    assert state(trainer, "e.training.D.layers[0].inputs") == 2
+
+
+def test_the_trainer_says_when_it_has_diverged(desktop):
+    trainer = desktop.explorer("trainer")
+    trainer.evaluate("root => { root.explorer.training.G.parameters[0].value.fill(NaN); }")
+    trainer.get_by_role("button", name="Step of G").click()
+    assert "diverged" in trainer.locator("[role=status]").inner_text()
+    trainer.get_by_role("button", name="Reset").click()
+
+
+def test_points_are_drawn_by_mouse_and_by_keys(desktop):
+    page, trainer = desktop.page, desktop.explorer("trainer")
+    choose(trainer, "data", "draw")
+    plot = trainer.locator("canvas").first
+    trainer.get_by_role("button", name="Clear").click()
+    trainer.get_by_role("button", name="Play").click()
+    assert "Draw" in trainer.locator("[role=status]").inner_text()  # nothing to learn from
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"], steps=10)
+    page.mouse.up()
+    drawn = state(trainer, "e.training.data.centres")
+    assert len(drawn) >= 8
+    assert drawn[0] == pytest.approx([-0.85, 0], abs=0.03)
+    assert drawn[-1] == pytest.approx([0.85, 0], abs=0.03)
+    plot.focus()
+    for key in ("ArrowUp", "ArrowUp", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    assert state(trainer, "e.training.data.centres.at(-1)") == pytest.approx([0.085, 0.17])
+    assert state(trainer, "e.training.data.centres.length") == len(drawn) + 1
+    page.keyboard.press("Backspace")
+    assert state(trainer, "e.training.data.centres.length") == len(drawn)
+    trainer.get_by_role("button", name="Step of D").click()
+    trainer.get_by_role("button", name="Step of G").click()
+    assert number(trainer, "modes") == "not known"
+    choose(trainer, "data", "ring")
+
+
+def test_it_rests_out_of_sight(desktop):
+    page, trainer = desktop.page, desktop.explorer("trainer")
+    trainer.get_by_role("button", name="Reset").click()
+    trainer.get_by_role("button", name="Play").click()
+    page.wait_for_function("root => root.explorer.training.step > 0", arg=trainer.element_handle())
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(1000)
+    step = state(trainer, "e.training.step")
+    page.wait_for_timeout(1000)
+    assert state(trainer, "e.training.step") == step
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function(
+        f"root => root.explorer.training.step > {step}", arg=trainer.element_handle()
+    )
+    trainer.get_by_role("button", name="Pause").click()
+
+
+def test_slow_motion_takes_turns(phone):
+    trainer = phone.explorer("trainer")
+    choose(trainer, "speed", "slow")
+    trainer.get_by_role("button", name="Play").tap()
+    said = trainer.locator("[role=status]")
+    for player in "DGD":
+        said.filter(has_text=f"{player}’s turn").wait_for()
+    trainer.get_by_role("button", name="Pause").tap()
+    assert state(trainer, "e.training.step") <= 3
+    assert not trainer.get_by_label("average of G").is_checked()
+    choose(trainer, "speed", "full")
+
+
+def test_points_are_drawn_by_touch(phone):
+    trainer = phone.explorer("trainer")
+    choose(trainer, "data", "draw")
+    trainer.get_by_role("button", name="Clear").tap()
+    plot = trainer.locator("canvas").first
+    plot.tap()
+    assert state(trainer, "e.training.data.centres.length") == 1
+    assert plot.evaluate("canvas => getComputedStyle(canvas).touchAction") == "none"
+    choose(trainer, "data", "ring")
+    assert (
+        plot.evaluate("canvas => getComputedStyle(canvas).touchAction") == "auto"
+    )  # the page scrolls
+
+
+def test_the_game_by_keys_and_by_mouse(desktop):
+    page, game = desktop.page, desktop.explorer("game")
+    game.get_by_role("button", name="Reset").click()
+    assert number(game, "JS(p, q)") == "0.61"
+    plot = game.locator("canvas").first
+    plot.focus()
+    for _ in range(28):
+        page.keyboard.press("ArrowLeft")
+    for _ in range(5):
+        page.keyboard.press("ArrowUp")
+    assert number(game, "JS(p, q)").strip("−") == "0"
+    assert number(game, "V(D*, G)") == "−1.386"
+    game.get_by_label("times that of D*").focus()
+    page.keyboard.press("ArrowRight")
+    game.get_by_label("mean of q").focus()
+    page.keyboard.press("ArrowRight")
+    best, other = (float(number(game, name).replace("−", "-")) for name in ("V(D*, G)", "V(D, G)"))
+    assert other <= best
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200 + (box["width"] - 48) / 10, box["y"] + 100, steps=4)
+    page.mouse.up()
+    assert state(game, "e.state.mean") == pytest.approx(1.05, abs=0.03)  # one unit further
+
+
+def test_in_the_game_g_learns_by_itself(desktop):
+    game = desktop.explorer("game")
+    game.get_by_role("button", name="Reset").click()
+    game.get_by_label("mean of q").fill("1")
+    game.get_by_label("standard deviation of q").fill("1.2")
+    game.get_by_role("button", name="Let G learn").click()
+    game.locator("[role=status]", has_text="arrived").wait_for()
+    assert abs(state(game, "e.state.mean")) < 0.02
+    assert number(game, "V(D*, G)") == "−1.386"
+
+
+def test_the_losses_by_keys_and_by_mouse(desktop):
+    page, explorer = desktop.page, desktop.explorer("losses")
+
+    def row(name: str) -> list[str]:
+        return explorer.locator("tr", has_text=name).locator("td").all_inner_texts()
+
+    assert row("minimax") == ["−0.018", "−0.018"]
+    assert row("least squares") == ["12.5", "−5"]
+    before = pixels(explorer)
+    explorer.get_by_label("logit o of the sample").focus()
+    page.keyboard.press("End")
+    assert row("hinge") == ["−6", "−1"]
+    assert row("non-saturating")[1] == "−0.002"
+    assert pixels(explorer) != before
+    choose(explorer, "whose loss", "real")
+    assert row("hinge") == ["1", "0"]  # at o = 6, with the other logit 0
+    explorer.get_by_label("logit of the other sample").focus()
+    page.keyboard.press("Home")
+    assert row("relativistic")[0] == "0"
+    before = pixels(explorer)
+    explorer.get_by_label("relativistic").focus()
+    page.keyboard.press("Space")
+    assert pixels(explorer) != before
+    plot = explorer.locator("canvas").nth(1)
+    plot.scroll_into_view_if_needed()
+    plot.click(position={"x": 60, "y": 60})
+    assert state(explorer, "e.state.logit") < -3
+
+
+def test_the_dirac_gan_by_keys_and_by_mouse(desktop):
+    page, dirac = desktop.page, desktop.explorer("dirac")
+    assert number(dirac, "largest") == "1"
+    plot = dirac.locator("canvas").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    plot.click(position={"x": 30 + (box["width"] - 40) * 0.75, "y": 8 + (box["height"] - 48) * 0.5})
+    assert state(dirac, "e.start") == pytest.approx([1.3, 0], abs=0.02)
+    plot.focus()
+    page.keyboard.press("ArrowUp")
+    assert state(dirac, "e.start[1]") == pytest.approx(0.1, abs=0.02)
+    choose(dirac, "steps", "simultaneous")
+    assert number(dirac, "largest") == "1.005"
+    assert number(dirac, "small distance") == "grows"
+    choose(dirac, "steps", "alternating")
+    before = pixels(dirac, 1)
+    dirac.get_by_label("γ").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    assert state(dirac, "e.settings.gamma") == pytest.approx(0.3)
+    assert float(number(dirac, "largest")) == pytest.approx(math.sqrt(1 - 0.06), abs=1e-4)
+    assert pixels(dirac, 1) != before
+    dirac.get_by_role("button", name="Play").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "root => root.querySelector('input[max=\"150\"]').value > 3", arg=dirac.element_handle()
+    )
+    page.keyboard.press("Enter")
+    dirac.locator("input[max='150']").focus()
+    page.keyboard.press("End")
+    assert float(number(dirac, "at this step")) < 0.05
+
+
+def test_it_starts_where_scripts_are_inserted(desktop):
+    """As JupyterLab does: HTML first, and then each script anew."""
+    shown = desktop.page.evaluate(
+        """html => {
+            const output = document.createElement("div");
+            output.innerHTML = html;
+            document.querySelector("main").append(output);
+            for (const script of output.querySelectorAll("script")) {
+                const copy = document.createElement("script");
+                copy.textContent = script.textContent;
+                script.replaceWith(copy);
+            }
+            return output.querySelector(".gan-live").dataset.ready ?? "not yet";
+        }""",
+        live.dirac()._repr_html_(),
+    )
+    assert shown == "not yet"  # it waits for the page to be painted
+    inserted = desktop.page.locator('main > div:last-child .gan-live[data-ready="dirac"]')
+    inserted.get_by_role("button", name="Play").click()
+    inserted.get_by_role("button", name="Pause").click()
+    desktop.page.evaluate("document.querySelector('main > div:last-child').remove()")
+
+
+def test_nothing_was_said_on_the_console(desktop, phone):
+    """The last test: after everything that the others did."""
+    assert desktop.messages == []
+    assert phone.messages == []
+
+
+def test_a_script_cannot_end_its_element():
+    for name in (*live.SHARED, *EXPLORERS):
+        assert not re.search(r"</?(script|style)|<!--", live.read(f"{name}.js"))
+
+
+def test_a_page_of_the_book_has_each_script_once():
+    extension = Path(__file__).parent.parent / "book/_ext/gan_book.py"
+    spec = importlib.util.spec_from_file_location("gan_book", extension)
+    book = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(book)
+    outputs = (
+        live.trainer()._repr_html_()
+        + live.trainer("film")._repr_html_()
+        + live.game()._repr_html_()
+    )
+    page = book.keep_first_of_live(outputs)
+    names = re.findall(r'data-gan-live="(\w+)"', page)
+    assert names == ["style", "numbers", "page", "trainer", "game"]
+    assert page.count("ganLive.page.mount(") == 3
+    assert len(page) < 0.7 * len(outputs)
+
+
+def test_an_explorer_says_what_it_is():
+    assert repr(live.trainer("film")) == (
+        "Explorer(name='trainer', options={'preset': 'film', 'data': 'ring'})"
+    )  # the same in every run, since nbval compares it
+    for show in EXPLORERS.values():
+        html = show()._repr_html_()
+        assert len(html) < 150_000
+        assert "http" not in re.sub(r'base64,[^"]*', "", html)
+        json.dumps(html)
