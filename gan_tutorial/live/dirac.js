@@ -62,6 +62,7 @@ ganLive.dirac = (() => {
       readout,
       canvas,
       axes,
+      clip,
       line,
       dot,
       arrow,
@@ -114,10 +115,7 @@ ganLive.dirac = (() => {
       context.fillStyle = colour.ink;
       context.textAlign = "left";
       context.fillText("ψ, the slope of D", box.left + 5, box.top + 4);
-      context.save();
-      context.beginPath();
-      context.rect(box.left, box.top, box.width, box.height);
-      context.clip();
+      clip(context, box);
       context.strokeStyle = colour.grey;
       context.lineWidth = 1;
       for (let i = -5; i <= 5; i++)
@@ -170,10 +168,7 @@ ganLive.dirac = (() => {
         yTicks: [-1, 0, 1],
         title: "eigenvalues of a step",
       });
-      context.save();
-      context.beginPath();
-      context.rect(box.left, box.top, box.width, box.height);
-      context.clip();
+      clip(context, box);
       context.strokeStyle = colour.ink;
       context.lineWidth = 1.2;
       context.beginPath();
@@ -196,10 +191,7 @@ ganLive.dirac = (() => {
         yTicks: [-2, 0, 2],
         title: `the game at step ${time}`,
       });
-      context.save();
-      context.beginPath();
-      context.rect(box.left, box.top, box.width, box.height);
-      context.clip();
+      clip(context, box);
       context.strokeStyle = colour.purple;
       context.lineWidth = 2;
       line(context, [

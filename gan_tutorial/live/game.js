@@ -83,6 +83,7 @@ ganLive.game = (() => {
       readout,
       canvas,
       axes,
+      clip,
       line: stroke,
       clock,
       calm,
@@ -116,10 +117,7 @@ ganLive.game = (() => {
         yTicks: [0, 0.5, 1],
         xLabel: "x",
       });
-      context.save();
-      context.beginPath();
-      context.rect(box.left, box.top, box.width, box.height);
-      context.clip();
+      clip(context, box);
       const curve = (values) => Array.from(values, (y, i) => [toX(line[i]), toY(y)]);
       for (const [values, tone] of [
         [now.p, "grey"],

@@ -31,7 +31,7 @@ ganLive.losses = (() => {
   }
 
   function explore(root, { logit = -4 } = {}) {
-    const { element, slider, choice, check, canvas, axes, line, dot, label } = ganLive.page;
+    const { element, slider, choice, check, canvas, axes, clip, line, dot, label } = ganLive.page;
     const state = { side: "g", logit, other: 0, shown: new Set(Object.keys(LOOKS)) };
     const digits = (x) => label(Number(x.toFixed(3)));
 
@@ -52,10 +52,7 @@ ganLive.losses = (() => {
             xLabel: "logit o",
             title,
           });
-          context.save();
-          context.beginPath();
-          context.rect(box.left, box.top, box.width, box.height);
-          context.clip();
+          clip(context, box);
           context.strokeStyle = colour.ink;
           context.lineWidth = 1;
           line(context, [

@@ -219,6 +219,14 @@ ganLive.page = (() => {
     return { toX, toY };
   }
 
+  // Draw only inside a box, until context.restore().
+  function clip(context, { left, top, width, height }) {
+    context.save();
+    context.beginPath();
+    context.rect(left, top, width, height);
+    context.clip();
+  }
+
   function label(number) {
     return String(Math.round(number * 1e4) / 1e4).replace("-", "−");
   }
@@ -309,6 +317,7 @@ ganLive.page = (() => {
     readout,
     canvas,
     axes,
+    clip,
     line,
     dot,
     arrow,

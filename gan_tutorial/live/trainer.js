@@ -287,6 +287,7 @@ ganLive.trainer = (() => {
       readout,
       canvas,
       axes,
+      clip,
       line,
       dot,
       arrow,
@@ -615,10 +616,7 @@ ganLive.trainer = (() => {
           yTicks: y.slice(2),
           title: name,
         });
-        context.save();
-        context.beginPath();
-        context.rect(place.left, place.top, place.width, place.height);
-        context.clip();
+        clip(context, place);
         context.lineWidth = 1.6;
         for (const [of, tone, dashes] of curves) {
           context.strokeStyle = colour[tone];
