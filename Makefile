@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # One process for each core, up to four for the memory, one thread each (conftest.py); a file stays in one process.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help book test notebooks lab bench clean
+.PHONY: help book test notebooks lab bench tensorflow clean
 
 help: ## List these commands.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 18
@@ -35,6 +35,12 @@ lab: $(READY) ## Open the notebooks in JupyterLab.
 bench: $(READY) ## Run the benchmarks; each prints a table.
 	@set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
 
+tensorflow: $(READY) .venv/tensorflow/.ready ## Write the digits as a SavedModel, in an environment of its own, and test it.
+	mkdir -p _build
+	$(BIN)/python -m gan_tutorial export digits --out _build/digits.onnx
+	PYTHONPATH=. .venv/tensorflow/bin/python tools/savedmodel.py _build/digits.onnx _build/models/digits/1
+	$(BIN)/pytest tests/ship/test_savedmodel.py
+
 clean: ## Remove what was built, but not the environment.
 	rm -rf _build htmlcov .coverage .pytest_cache .ruff_cache *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -51,4 +57,9 @@ $(PAGES): requirements-book.txt
 $(READY): $(PAGES) requirements.txt pyproject.toml
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/tensorflow/.ready: requirements-tensorflow.txt
+	test -x .venv/tensorflow/bin/python || $(PYTHON) -m venv .venv/tensorflow
+	.venv/tensorflow/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@

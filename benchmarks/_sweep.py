@@ -58,7 +58,8 @@ def fd_curve(
     every = max(recipe.steps // stops, 1)
     for log in training.train(state, images, recipe):
         if log.step % every == 0 or log.step == recipe.steps:
-            samples = sampling.generate(state.G_ema, 2000, seed=1)
+            G = sampling.recalibrate_batchnorm(state.G_ema)
+            samples = sampling.generate(G, 2000, seed=1)
             curve.append((log.step, evaluator.fd(samples)))
     return curve
 

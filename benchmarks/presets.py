@@ -21,7 +21,8 @@ def run(recipe: recipes.Recipe, dataset: str, seed: int) -> dict:
     state = recipe.init(DEVICE)
     for _ in training.train(state, data.load_images(dataset), recipe):
         pass
-    samples = sampling.generate(state.G_ema, 2000, seed=1)
+    G = sampling.recalibrate_batchnorm(state.G_ema)
+    samples = sampling.generate(G, 2000, seed=1)
     report = metrics.Evaluator(dataset, DEVICE).report(samples)
     return {"scores": report.scores, "floors": report.floors, "shares": report.shares.tolist()}
 

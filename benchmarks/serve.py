@@ -67,6 +67,7 @@ class Client:
 
     port: int
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    head: bytes = b""  # the headers of the last response
 
     async def ask(self, body: bytes, path: str = "/generate") -> tuple[int, bytes, bool]:
         """Return status, body, and whether the service asks to disconnect."""
@@ -75,18 +76,19 @@ class Client:
         method = "POST" if path == "/generate" else "GET"
         first = b""
         try:
-            request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(request.encode() + body)
+            request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            writer.write(f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             first = await reader.readline()
-            head = await reader.readuntil(b"\r\n\r\n")
-            content = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+            self.head = await reader.readuntil(b"\r\n\r\n")
+            size = int(re.search(rb"content-length: (\d+)", self.head)[1])
+            content = await reader.readexactly(size)
         except (OSError, asyncio.IncompleteReadError) as error:
             self.close()
             raise ClosedError(bool(first)) from error
         if not first:
             self.close()
             raise ClosedError(False)
-        disconnect = b"connection: close" in head
+        disconnect = b"connection: close" in self.head
         if disconnect:
             self.close()
         return int(first.split()[1]), content, disconnect
@@ -123,9 +125,12 @@ class Counts:
 
 
 @asynccontextmanager
-async def service(model: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+async def service(
+    model: Path, *options: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Start the service on a free port."""
-    command = [sys.executable, "-m", "gan_tutorial.ship.serving", str(model), "--port", "0"]
+    module = [sys.executable, "-m", "gan_tutorial.ship.serving"]
+    command = [*module, str(model), "--port", "0", *options]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         yield process, int((await process.stdout.readline()).split(b":")[-1])

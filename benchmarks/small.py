@@ -18,7 +18,7 @@ from gan_tutorial import augment, checkpoints, data, metrics, recipes, records, 
 
 POLICIES = {"none": (), "translation": ("translation",), "all of DiffAugment": augment.POLICY}
 COUNTS = (100, 500)
-NARROW = replace(recipes.preset("quick"), classes=0, width=16, batch_size=32)
+NARROW = replace(recipes.preset("hinge"), classes=0, width=16, batch_size=32)
 LARGE = replace(recipes.preset("best"), batch_size=32, steps=300, ema=0.98)
 SHIFTED = replace(LARGE, augment=("translation",))
 STARTS = {  # ``frozen`` counts layers of D, of which every other is a convolution

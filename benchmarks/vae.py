@@ -1,6 +1,6 @@
 """A VAE and a GAN from the same networks, trained on the same digits for the same time.
 
-The GAN is the preset ``quick`` without spectral norm, with which it learns faster at first
+The GAN is the preset ``hinge`` without spectral norm, with which it learns faster at first
 (``recipe.py``). The VAE's decoder is the same generator, and its encoder the body of the same
 discriminator; labels, batches and the moving average of the weights are the same. First the speed
 of both is measured; then each trains for as many steps as fit into the time, over several seeds.
@@ -25,7 +25,7 @@ from gan_tutorial import data, metrics, recipes, records, sampling, training
 from gan_tutorial.beyond import interpretability, vae
 from gan_tutorial.classifier import load_classifier
 
-GAN = replace(recipes.preset("quick"), spectral=False)
+GAN = replace(recipes.preset("hinge"), spectral=False)
 VAE = vae.VAEConfig(lr=4e-3)
 BETAS = (0.25, 4.0)
 BETA_SEEDS = 2

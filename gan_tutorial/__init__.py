@@ -9,3 +9,7 @@ __version__ = "0.1.0"
 # core that the awaited thread may need if other programs run. 3,000 are 0.05 ms: nearly as fast
 # alone, far less slow beside others (benchmarks/busy.py). Read when PyTorch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# From version 1.29 on, onnxruntime reports to its vendor, and keeps a database under the home
+# folder. Read when onnxruntime is loaded, and not again.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

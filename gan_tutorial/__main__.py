@@ -6,8 +6,10 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +27,11 @@ from gan_tutorial import (
     checkpoints,
     checks,
     data,
+    files,
     losses,
     metrics,
     networks,
+    pictures,
     plotting,
     recipes,
     records,
@@ -35,7 +39,7 @@ from gan_tutorial import (
     sampling,
     training,
 )
-from gan_tutorial.classifier import CLASSIFIERS, FEATURES
+from gan_tutorial.classifier import CLASSIFIERS, FEATURES, untrained
 from gan_tutorial.ship import distributed, export
 
 BUNDLED = ", ".join(data.PAIRS)
@@ -53,17 +57,25 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "batch_size": "Real images in a step, and as many generated ones.",
     "lr_G": "Adam's learning rate for G.",
     "lr_D": "Adam's learning rate for D.",
+    "lr_end": "Factor to which both rates fall, linearly over the run; 1 for constant ones.",
     "beta1": "Adam's decay rate of the mean gradient.",
     "beta2": "Adam's decay rate of the mean squared gradient.",
     "ema": "Decay of the moving average of G's weights; 0 for no average.",
     "r1": "γ of the gradient penalty at real images; 0 for none.",
     "r2": "γ of the gradient penalty at generated images; 0 for none.",
+    "penalty_noise": "σ of a finite difference in place of the gradients in r1, r2; 0: exact.",
     "gp": "λ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
     "augment": "DiffAugment, for data sets of a few hundred images.",
     "bf16": "Multiply matrices in bfloat16 on a device where that is faster.",
     "seed": "The same seed gives the same weights on the same kind of device.",
 }
 
+OUT_OF_MEMORY = "memory|alloc|overflow"  # in the messages of PyTorch, cuBLAS and cuDNN
+LOWER = {  # what takes the memory of a command
+    "train": "--batch-size, --width, --latent-dim or --size, or take fewer images",
+    "sample": "--count",
+    "evaluate": "--count",
+}
 MEASURES = {"fd": "Fréchet distance, FD", "kd": "kernel distance, KD"}
 
 app = typer.Typer(
@@ -76,8 +88,10 @@ app = typer.Typer(
 )
 
 RunName = Annotated[Path, typer.Argument(help=f"Folder of a run, a checkpoint, or {BUNDLED}.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1…; auto is a GPU if there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps…; auto is cuda if it is there.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same samples.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")]
+Download = Annotated[bool, typer.Option(help="Let torchvision download the data.")]
 Truncation = Annotated[
     float | None, typer.Option(help="Keep z within ± this: better samples, less varied. Try 1.")
 ]
@@ -105,6 +119,7 @@ def setting_options(command: Callable) -> Callable:
 @app.command()
 @setting_options
 def train(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Folder for the checkpoint, the samples and the loss curves.")
     ],
@@ -114,8 +129,8 @@ def train(
         typer.Option(help=f"Pixels a side to resize images to; {SIDES} with --network conv."),
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")] = None,
-    download: Annotated[bool, typer.Option(help="Let torchvision download the data.")] = False,
+    root: Root = None,
+    download: Download = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")
     ] = False,
@@ -158,18 +173,23 @@ def train(
     recipe = make_recipe(preset, changes)
     if size is not None and recipe.network == "conv":
         networks.count_doublings((3, size, size))  # refuses a size before a folder is read
-    images = data.load_images(dataset, size=size, channels=channels, root=root, download=download)
+    require_apart(out, dataset)
+    ranks = distributed.Ranks.from_environment()
+    images = data.load_images(
+        dataset, size=size, channels=channels, root=root, download=download, verbose=ranks.is_main
+    )
     if conditional is None:
         conditional = recipe.classes > 0 and len(images.classes) > 1
     classes = len(images.classes) if conditional else 0
     recipe = replace(recipe, shape=images.shape, classes=classes)
 
-    ranks = distributed.Ranks.from_environment()
     device, judge = ranks.device(device), None
     if keep_best:
         images, validation = images.hold_out()
         judge = validation_fd(dataset, images, validation, device)
-    run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge)
+    if ranks.is_main:
+        context.with_resource(checkpoints.locked(out))  # until the command ends
+    run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge, images)
     state = run.state
     with (
         stop_signals() as received,
@@ -178,6 +198,8 @@ def train(
         if ranks.is_main and not state.step:
             run.save()  # a folder that cannot be written is noticed now
         if ranks.is_main:
+            if dataset in data.NAMES:  # of a folder more was said as it was read
+                print(images.summary)
             print(expectation(len(images)))
         if ranks.world_size == 1:  # then a GPU replays a graph
             logs = training.train(state, images, recipe)
@@ -194,10 +216,11 @@ def train(
                     run.record(log, sample_every, save_every, stop)
                 if stop:
                     break
-        except training.DivergedError:
+        except training.DivergedError as error:
             if ranks.is_main:
                 run.save()  # the state before it diverged
-            raise
+            advice = f"to go on from it, add --warm-start {shlex.quote(str(out))} and another --out"
+            raise training.DivergedError(f"{error}; {advice}") from error
     if ranks.is_main:
         run.plot_losses()
     if state.step < recipe.steps:
@@ -208,6 +231,16 @@ def train(
         print(f"{state.step} steps; checkpoint, samples and losses are in {out}")
 
 
+def require_apart(out: Path, dataset: str) -> None:
+    """Raise ValueError if a run in ``out`` would write its samples between the images it learns."""
+    if dataset in data.NAMES or not Path(dataset).is_dir() or not out.is_dir():
+        return
+    inside = out.resolve().is_relative_to(Path(dataset).resolve())
+    found = pictures.find(out)
+    if inside and not pictures.is_run(out) and (found.loose or found.classes):
+        raise ValueError(f"--out {out} holds images of --data {dataset}; give a folder of its own")
+
+
 def validation_fd(
     dataset: str, images: data.ImageSet, validation: data.ImageSet, device: torch.device
 ) -> Callable[[nn.Module], float]:
@@ -216,8 +249,9 @@ def validation_fd(
     Raises:
         ValueError: no bundled classifier has features for such images.
     """
-    if images.shape != (1, 28, 28):
-        raise ValueError(f"--keep-best judges images (1, 28, 28), not {images.shape}; omit it")
+    if dataset not in CLASSIFIERS or images.shape != (1, 28, 28):
+        judged = f"images (1, 28, 28) of {', '.join(CLASSIFIERS)}"
+        raise ValueError(f"--keep-best judges {judged}, not {images.shape} of {dataset}; omit it")
     judge = metrics.Evaluator(dataset, device, train=images, held_out=validation)
     return lambda G: judge.fd(sampling.generate(G, len(validation), seed=1))  # evaluate's is 0
 
@@ -320,6 +354,7 @@ def sample(
     if columns is not None:
         checks.require_integer("--columns", columns, least=1)
     G, _ = checkpoints.load_generator(run, runtime.choose_device(device))
+    plotting.require_grid(count, G.shape, out, columns)
     plotting.save_grid(sampling.generate(G, count, seed, label, truncation), out, columns)
     print(f"{count} samples are in {out}")
 
@@ -331,34 +366,40 @@ def evaluate(
         int, typer.Option(help="How many samples to judge; compare only equal numbers.")
     ] = 2000,
     dataset: Annotated[
-        str | None, typer.Option("--data", help="Set to compare with; by default the run's own.")
+        str | None,
+        typer.Option("--data", help="Set or folder to compare with; by default the run's own."),
     ] = None,
+    root: Root = None,
+    download: Download = False,
     truncation: Truncation = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Compare samples of digits or clothing, 28×28 and grey, with held-out real images.
+    """Compare samples with held-out real images.
 
-    Prints each measure on the features of a bundled classifier, next to its floor: what as many
-    real training images score, on average over random draws. Then the share of each class. FD and
-    KD are not FID and KID, which use other features.
+    Prints each measure next to its floor: what as many real training images score, on average over
+    random draws. For digits and clothing, 28×28 and grey, the features are those of a bundled
+    classifier, which also tells the share of each class. For all other images they are those of a
+    network with random weights: coarser, and comparable for the same images only. FD and KD are
+    not FID and KID, which use other features.
     """
-    checks.require_integer("--count", count, least=FEATURES + 1)  # or a covariance is singular
+    checks.require_integer(
+        "--count", count, FEATURES + 1, most=100_000
+    )  # fewer: a covariance is singular
     device = runtime.choose_device(device)
     G, settings = checkpoints.load_generator(run, device)
-    if G.shape != (1, 28, 28):
-        able = f"samples (1, 28, 28), by the classifiers for {', '.join(CLASSIFIERS)}"
-        advice = f"look at them with sample {run}"
-        raise ValueError(f"evaluate judges {able}; {run} makes {G.shape}: {advice}")
+    judge = evaluator(dataset or settings.get("data"), G.shape, device, root, download)
     samples = sampling.generate(G, count, seed, truncation=truncation)
-    judge = metrics.Evaluator(dataset or settings.get("data"), device)
     report = judge.report(samples)
     floor, shares = report.fd_floor, report.shares.tolist()
+    trained = len(shares) > 1
     if as_json:
         figures = {"step": settings["step"], "count": count, "ratio": report.ratio}
         figures |= {"scores": report.scores, "floors": report.floors, "fd_floor_std": floor.std}
-        figures |= {"class_divergence": report.class_divergence, "shares": shares}
+        if trained:
+            figures |= {"class_divergence": report.class_divergence, "shares": shares}
+        figures["features"] = "trained classifier" if trained else "untrained network"
         print(json.dumps(figures))
         return
     print(f"step {settings['step']}, {count} samples{'generated':>21}{'floor':>12}")
@@ -366,8 +407,44 @@ def evaluate(
         spread = f" ± {floor.std:.4f} ({len(floor.values)} draws)" if name == "fd" else ""
         print(f"{MEASURES.get(name, name):32}{value:12.4f}{report.floors[name]:12.4f}{spread}")
     print(f"{'FD in floors':32}{report.ratio:12.4f}")
+    if not trained:
+        print("features of an untrained network: compare runs on the same images only")
+        return
     print(f"{'class histogram, KL in nats':32}{report.class_divergence:12.4f}")
     print("share of each class" + "".join(f"{share:7.3f}" for share in shares))
+
+
+def evaluator(
+    name: str | None,
+    shape: tuple[int, ...],
+    device: torch.device,
+    root: Path | None,
+    download: bool,
+) -> metrics.Evaluator:
+    """Return a judge of samples of this shape, by the features of a classifier if there is one.
+
+    Raises:
+        DataError: there are no such images, or too few to judge.
+        ValueError: it cannot judge samples of this shape, or no data are named.
+    """
+    if len(shape) != 3 or min(shape[1:]) < 8:
+        raise ValueError(f"evaluate judges images (C, H, W) of 8×8 or more, not samples {shape}")
+    if name is None:
+        raise ValueError("the checkpoint does not name its data; give them with --data")
+    if name not in data.NAMES and not Path(name).is_dir():
+        known = ", ".join(data.NAMES)
+        raise data.DataError(f"there is no folder {name!r}; give --data with a folder or {known}")
+    fitting = {"root": root, "download": download, "verbose": False}  # the table alone
+    trained = name in CLASSIFIERS and shape == (1, 28, 28)
+    if not trained:
+        fitting |= {"size": shape[-1], "channels": shape[0]}
+    train, held_out = (data.load_images(name, split, **fitting) for split in data.SPLITS)
+    if len(held_out) <= FEATURES:
+        least = f"{FEATURES + 1} held-out images, a fifth of {5 * (FEATURES + 1)}"
+        advice = "add images, or judge by eye with sample"
+        raise data.DataError(f"evaluate needs {least}; {name} has {len(held_out)}; {advice}")
+    network = None if trained else untrained(train, device=device)
+    return metrics.Evaluator(name, device, train, held_out, classifier=network)
 
 
 @app.command("export")
@@ -391,7 +468,10 @@ def export_model(
     write = export.to_onnx if form == "onnx" else export.to_safetensors
     parity = write(G, out, settings)
     print(f"{parity.samples} samples: largest difference from PyTorch {parity.from_pytorch:.1e}")
-    print(f"{out} holds G, {out.stat().st_size / 1e6:.1f} MB; weights {export.weights_digest(G)}")
+    names = export.class_names(G, settings)
+    of = f" of {len(names)} classes ({data.listed(names, 12)})" if names else ""
+    size = out.stat().st_size / 1e6
+    print(f"{out} holds G{of}, {size:.1f} MB; weights {export.weights_digest(G)}")
 
 
 @app.command(
@@ -401,14 +481,19 @@ def export_model(
 def serve(context: typer.Context) -> None:
     """Serve an exported model over HTTP: serve model.onnx; see serve --help.
 
-    This process becomes python -m gan_tutorial.ship.serving, which does not load PyTorch.
+    This process becomes python -m gan_tutorial.ship.serving, which does not load PyTorch; on
+    Windows it waits for it.
     """
     command = [sys.executable, "-m", "gan_tutorial.ship.serving", *context.args]
-    os.execv(sys.executable, command)
+    if sys.platform != "win32":
+        os.execv(sys.executable, command)
+    with stop_signals():  # Windows' execv splits paths at spaces; Ctrl-C reaches the service too
+        raise typer.Exit(subprocess.call(command))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error is one line on stderr and an exit status that is not 0."""
+    files.escape_output()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(
@@ -419,11 +504,18 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ArithmeticError) as error:
         status = fail(str(error), 1)
     except (RuntimeError, MemoryError) as error:
-        if not re.search("memory|allocate", str(error)):
+        if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error), re.I):
             raise
-        reason = str(error).splitlines()[0]
-        status = fail(f"too large for this machine, use smaller numbers: {reason}", 1)
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))  # by PyTorch or NumPy
+        amount = f" ({wanted[1]} at once)" if wanted else ""
+        lower = LOWER.get(arguments[0], "the size of the model")
+        status = fail(f"{device_of(error)} has not the memory for it{amount}; lower {lower}", 1)
     sys.exit(status)
+
+
+def device_of(error: Exception) -> str:
+    """Return whose memory is full."""
+    return "the GPU" if re.search("CUDA|CUBLAS|CUDNN|MPS", str(error)) else "this machine"
 
 
 def fail(message: str, status: int) -> int:

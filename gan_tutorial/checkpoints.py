@@ -5,15 +5,19 @@ optimisers. Its header has the step, the optimisers' settings, the caller's sett
 of everything.
 """
 
+import contextlib
 import csv
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+import filelock
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
@@ -28,6 +32,7 @@ from gan_tutorial.training import Log, TrainState
 FORMAT = "gan_tutorial checkpoint 2"
 MODULES = ("G", "D", "G_ema")
 OPTIMISERS = ("opt_G", "opt_D")
+GIVE = "give a file that this version's train wrote"
 
 
 class CheckpointError(ValueError):
@@ -60,10 +65,13 @@ def save(state: TrainState, path: str | Path, settings: Mapping) -> None:
 def save_networks(state: TrainState, path: str | Path, settings: Mapping) -> None:
     """Write D and G's average alone, in float16: enough to sample and for warm starts.
 
-    About an eighth of the size of ``save``'s file, which a run needs to be resumed.
+    The file cannot be resumed; it takes about a seventh of the space of one that can.
 
-    Args, Raises:
-        As for ``save``.
+    Args:
+        state, path, settings: as for ``save``.
+
+    Raises:
+        CheckpointError, OSError: as for ``save``.
     """
     networks = {"G_ema": state.G_ema, "D": state.D}
     tensors = {
@@ -85,7 +93,35 @@ def _write(path: str | Path, header: Mapping, tensors: Mapping[str, Tensor]) -> 
         raise CheckpointError(f"settings must be plain values for JSON, but {error}") from error
     header["sha256"] = _digest(header, tensors)
     with files.replacing(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, header))
+        temporary.write_bytes(safetensors_file(tensors, header))
+
+
+def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file: the same ones for the same content.
+
+    The library writes the metadata in any order; here the header is sorted.
+    """
+    content = to_bytes(tensors, metadata)
+    length, header = _header(content)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def parse_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a safetensors file.
+
+    Raises:
+        SafetensorError: it is none, or not complete.
+    """
+    tensors = from_bytes(content)  # checks the header, too
+    return _header(content)[1].get("__metadata__", {}), tensors
+
+
+def _header(content: bytes) -> tuple[int, dict]:
+    """Return the length and the content of the header of a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    return length, json.loads(content[8 : 8 + length])
 
 
 def read_settings(path: str | Path) -> dict:
@@ -159,15 +195,61 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     path = find(name)
     header, tensors = _read(path)
     settings = header["settings"] | {"step": header["step"]}
-    try:
-        G, _ = Recipe(**settings["recipe"]).build()
-    except (KeyError, TypeError, ValueError) as error:
-        fault = f"{path} does not say which networks it holds ({error}); load it with restore"
-        raise CheckpointError(fault) from error
     weights = _part(tensors, "G_ema")
-    _check_same(G, weights, "G_ema", path)
+    try:
+        recipe = Recipe(**settings["recipe"])
+        with torch.device("meta"):  # without memory, which a wrong recipe may ask for
+            _check_same(recipe.build()[0], weights, "G_ema", path)
+        G, _ = recipe.build()
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        fault = f"{path} does not say which networks it holds ({reason}); load it with restore"
+        raise CheckpointError(fault) from error
     G.load_state_dict(weights)
     return G.to(device).eval().requires_grad_(False), settings
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Let no other process into this block for the same folder, which is created if missing.
+
+    The lock is the system's, on the file ``.lock`` in the folder: it ends with the process, also if
+    that is killed. Where a file system has no locks, there is none.
+
+    Raises:
+        ValueError: another process is in such a block, or the folder or a parent is a file.
+        OSError: nothing can be written there.
+    """
+    folder = Path(folder)
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        advice = "wait for it, stop it, or give another folder with --out"
+        raise ValueError(f"another process is training in {folder}; {advice}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        fault = f"{folder} cannot be a folder, as {file} is a file"
+        raise ValueError(f"{fault}; give another folder with --out") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            reason = f"{os.strerror(error.errno)}; give another folder with --out"
+            raise OSError(error.errno, reason, str(folder)) from error
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows deletes no open file
+            (folder / ".lock").unlink()  # still locked: who waits for this file takes a new one
+        lock.release()
+        if new:
+            with contextlib.suppress(OSError):  # not if something was written
+                folder.rmdir()
 
 
 @dataclass
@@ -178,7 +260,8 @@ class Run:
         folder: where everything is written.
         recipe: how the state is trained.
         state: the state that is trained.
-        settings: plain values that are saved with the state: data, warm_start, keep_best, recipe.
+        settings: plain values that are saved with the state: data, fingerprint, class_names,
+            warm_start, keep_best, recipe.
         judge: returns how far G's samples are from validation images; with it, the checkpoint
             that is nearest is kept besides the last one.
         rows: step, d_loss and g_loss of the logged steps.
@@ -208,6 +291,7 @@ class Run:
         start_from: str | None = None,
         device: str | torch.device = "cpu",
         judge: Callable[[nn.Module], float] | None = None,
+        images: data.ImageSet | None = None,
     ) -> Self:
         """Return a new run in ``folder``, or the one that is there, to be resumed. Writes nothing.
 
@@ -219,13 +303,17 @@ class Run:
             start_from: a checkpoint, as for ``find``, whose networks a new run starts from.
             device: where to train.
             judge: if given, the best checkpoint is kept too, as the attribute says.
+            images: if given, the run records their fingerprint and their classes, and is resumed
+                with the same images only, wherever they lie.
 
         Raises:
-            ValueError: there is a run and resume is not set, or it has other settings or more
-                steps.
+            ValueError: there is a run and resume is not set, or it has other settings, other images
+                or more steps.
         """
         settings = {"data": dataset, "warm_start": start_from, "keep_best": judge is not None}
         settings["recipe"] = asdict(recipe)
+        if images is not None:
+            settings |= {"fingerprint": images.fingerprint, "class_names": images.classes}
         run = cls(folder, recipe, recipe.init(device), settings, judge)
         path = folder / cls.CHECKPOINT
         if path.exists():
@@ -239,11 +327,15 @@ class Run:
             if judge and (folder / cls.BEST).exists():
                 run.best = read_settings(folder / cls.BEST)["validation_fd"]
         elif start_from is not None:
+            run._check_same_networks(find(start_from))
             warm_start(run.state, find(start_from))
         return run
 
     def record(self, log: Log, sample_every: int, save_every: int, stop: bool = False) -> None:
         """Add to the log, write samples and save, each when due and at the recipe's last step.
+
+        What is written has an averaged generator with BatchNorm statistics of its own; training
+        goes on as without them.
 
         Args:
             log: of the step that the state has reached.
@@ -254,11 +346,16 @@ class Run:
         if last or log.step % self.LOG_EVERY == 0:
             losses = {"d_loss": log["d_loss"], "g_loss": log["g_loss"]}
             self.rows.append({"step": log.step} | losses)
-        if last or log.step % sample_every == 0:
+        samples_due = last or log.step % sample_every == 0
+        save_due = last or log.step % save_every == 0
+        if samples_due or save_due or stop:
+            own = sampling.recalibrate_batchnorm(self.state.G_ema)
+            self.state.G_ema.load_state_dict(own.state_dict())  # the next step overwrites them
+        if samples_due:
             self.save_samples()
-        if self.judge and (last or log.step % save_every == 0):
+        if self.judge and save_due:
             self.save_if_best()  # first: after a kill in between, a resumed run repeats the step
-        if last or stop or log.step % save_every == 0:
+        if save_due or stop:
             self.save()
 
     def save(self) -> None:
@@ -291,6 +388,20 @@ class Run:
         with files.replacing(self.folder / "losses.png") as temporary:
             figure.savefig(temporary)
 
+    def _check_same_networks(self, path: Path) -> None:
+        """Raise ValueError if the recipe at ``path`` has other networks than this one."""
+        try:
+            there = Recipe(**read_settings(path)["recipe"])
+        except (KeyError, TypeError):  # of another program; the shapes of the weights will tell
+            return
+        options = [
+            text
+            for name, text in _network_options(there).items()
+            if getattr(there, name) != getattr(self.recipe, name)
+        ]
+        if options:
+            raise ValueError(f"{path} has other networks; to have them, add {' '.join(options)}")
+
     def _check_same_settings(self, saved: dict) -> None:
         """Raise ValueError if the saved run has other settings than this one, or more steps."""
         settings = json.loads(json.dumps(self.settings))  # lists for tuples, as saved
@@ -298,13 +409,21 @@ class Run:
         then = saved | recipe if isinstance(recipe, dict) else saved
         now = settings | settings["recipe"]
         then.setdefault("keep_best", False)  # runs of earlier versions had no such choice
+        if then.get("fingerprint") and now.get("fingerprint"):
+            if then["fingerprint"] == now["fingerprint"]:
+                then["data"] = now["data"]  # they may have moved
+            elif then.get("data") == now["data"]:
+                fault = f"the images in {now['data']} are not those that {self.folder} began with"
+                raise ValueError(f"{fault}; put them back, or give another --out")
         changed = [
             f"{key} was {then.get(key, 'not set')}, is {value}"
             for key, value in now.items()
-            if key not in ("steps", "recipe") and then.get(key) != value
+            if key not in ("steps", "recipe", "fingerprint", "class_names")
+            and then.get(key) != value
         ]
         if changed:
-            advice = "repeat its options, or give another --out"
+            anew = f"start from its networks: --warm-start {self.folder} with another --out"
+            advice = f"repeat its options, or {anew}"
             raise ValueError(f"{self.folder} has other settings: {'; '.join(changed)}; {advice}")
         if saved["step"] > self.recipe.steps:
             raise ValueError(f"{self.folder} has {saved['step']} steps; give a larger --steps")
@@ -355,19 +474,44 @@ def _read(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
         raise CheckpointError(f"there is no checkpoint at {path}; train first, or give another")
     try:
         content = path.read_bytes()
-        tensors = from_bytes(content)
-        length = int.from_bytes(content[:8], "little")  # of the header, which follows as JSON
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, OSError) as error:
-        fault = f"not a complete safetensors file ({error}); use an older checkpoint"
-        raise CheckpointError(f"{path} is {fault}") from error
+        header, tensors = parse_safetensors(content)
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror}); check its permissions and its disk"
+        raise CheckpointError(f"{path} {fault}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is {_fault(content, error)}") from error
     found = header.get("format", "null")
     if found != json.dumps(FORMAT):
-        advice = "give a file that this version's train wrote"
+        exported = "gan_tutorial export" in found
+        advice = "give the run that it was exported from" if exported else GIVE
         raise CheckpointError(f"{path} has the format {found}, not {FORMAT!r}; {advice}")
     if header.pop("sha256", None) != _digest(header, tensors):
         raise CheckpointError(f"{path} is damaged (its SHA-256 differs); use an older checkpoint")
     return {key: json.loads(value) for key, value in header.items()}, tensors
+
+
+def _fault(content: bytes, error: SafetensorError) -> str:
+    """Return what a file is that the library cannot read, and what to do."""
+    if content[8:9] in (b"{", b""):  # where the header of a safetensors file starts
+        return f"not a complete safetensors file ({error}); use an older checkpoint"
+    if content.startswith((b"PK", b"\x80")):
+        return f"a pickle of torch.save, which could run any code, so it is not read; {GIVE}"
+    return f"not a safetensors file; {GIVE}"
+
+
+def _network_options(recipe: Recipe) -> dict[str, str]:
+    """Return the options of train that decide the shapes of the networks, by name."""
+    hidden = f"a Recipe with hidden={recipe.hidden}"  # the command line has no such option
+    size = {"width": f"--width {recipe.width}"} if recipe.network == "conv" else {"hidden": hidden}
+    conditional = f"--conditional (for {recipe.classes} classes)"
+    return {
+        "network": f"--network {recipe.network}",
+        "shape": f"--size {recipe.shape[-1]} --channels {recipe.shape[0]}",
+        "latent_dim": f"--latent-dim {recipe.latent_dim}",
+        "spectral": "--spectral" if recipe.spectral else "--no-spectral",
+        "classes": conditional if recipe.classes else "--no-conditional",
+        **size,
+    }
 
 
 def _check_same(network: nn.Module, saved: dict[str, Tensor], name: str, path: str | Path) -> None:

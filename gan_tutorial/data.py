@@ -2,9 +2,11 @@
 
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +17,12 @@ from typing import Self
 import numpy as np
 import torch
 import torchvision
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.transforms import v2
+from tqdm import tqdm
 
-from gan_tutorial import checks, mixtures
+from gan_tutorial import checks, mixtures, pictures
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
@@ -34,6 +37,7 @@ TORCHVISION = {
     "fashion-mnist": torchvision.datasets.FashionMNIST,
     "cifar10": torchvision.datasets.CIFAR10,
 }
+TORCHVISION_ADVICE = " You can use download=True to download it"
 NAMES = (*PAIRS, *TORCHVISION)
 SPLITS = ("train", "test")
 
@@ -51,6 +55,8 @@ class ImageSet:
         labels: int64 (N,) in [0, len(classes)).
         classes: the name of each class.
         name: what the set is called in messages.
+        fingerprint: SHA-256 of what the images were read from, wherever that lies, before they were
+            resized; empty if they were not read.
 
     Raises:
         DataError: a dtype, a shape or a label does not fit.
@@ -60,6 +66,7 @@ class ImageSet:
     labels: Tensor
     classes: tuple[str, ...]
     name: str = "images"
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         name, pixels, labels, classes = self.name, self.pixels, self.labels, len(self.classes)
@@ -79,6 +86,18 @@ class ImageSet:
     def shape(self) -> tuple[int, int, int]:
         """The shape (C, H, W) of one image."""
         return tuple(self.pixels.shape[1:])
+
+    @property
+    def summary(self) -> str:
+        """One line: how many images there are, of which shape, and in which classes."""
+        count, height, width = len(self), *self.shape[1:]
+        colour = "grey" if self.shape[0] == 1 else "colour"
+        counts = self.labels.bincount(minlength=len(self.classes)).tolist()
+        classes = [f"{name} {n}" for name, n in zip(self.classes, counts, strict=True)]
+        name = Path(self.name).name or self.name  # without the path of a folder
+        images = "1 image" if count == 1 else f"{count} images"
+        of = listed(classes, 12) if len(classes) > 1 else "one class"
+        return f"{name}: {images}, {height}×{width}, {colour}; {of}"
 
     @property
     def images(self) -> Tensor:
@@ -202,14 +221,18 @@ def load_images(
     channels: int | None = None,
     root: str | Path | None = None,
     download: bool = False,
+    verbose: bool = True,
 ) -> ImageSet:
     """Load a set of images by name, or the images in a folder.
+
+    Images of a folder look as a viewer shows them: upright, transparent parts on white, in sRGB, of
+    an animation the first. Each is cut to the square in its middle, and resized.
 
     Args:
         name: ``digits`` or ``fashion`` (bundled with the package); ``flowers`` (drawn by
             ``make_flowers``, 8,000 to train and 2,000 others to test); ``mnist``, ``fashion-mnist``
             or ``cifar10`` (from torchvision); or the path of a folder, whose subfolders are the
-            classes.
+            classes. ``Path("digits")`` or ``"./digits"`` is a folder in any case.
         split: ``train`` or ``test``; in a folder, every fifth image of a class is in the test
             split.
         size: height and width to draw at or resize to; by default 32 for flowers and for a folder,
@@ -218,9 +241,12 @@ def load_images(
             stored.
         root: folder of torchvision's files; by default ``~/.cache/gan_tutorial``.
         download: let torchvision download missing files.
+        verbose: for a folder, print one line on what was read and what was not, and show a progress
+            bar if it takes long.
 
     Raises:
-        DataError: an unknown name, a missing or damaged file, a folder without images.
+        DataError: an unknown name, missing or damaged files; or a folder without images, of a run,
+            with images beside its classes, or with more images than fit into memory.
         ValueError: another argument is out of range.
     """
     checks.require_choice("split", split, SPLITS)
@@ -228,18 +254,25 @@ def load_images(
         checks.require_integer("size", size, least=1)
     if channels is not None:
         checks.require_choice("channels", str(channels), ("1", "3"))
+    if name in NAMES and Path(name).is_dir() and not pictures.is_run(Path(name)):
+        here = f"{name} is this package's set; for the folder of that name write ./{name}"
+        warnings.warn(here, stacklevel=2)
     if name in BUNDLED:
         images = _load_bundled(name, split)
     elif name == "flowers":
         count, seed = (8000, 0) if split == "train" else (2000, 1)
         images, _ = make_flowers(count, size or 32, seed)
+        drawn = f"flowers, {count}, seed {seed}"  # their pixels may differ in a machine's last bit
+        images = replace(images, fingerprint=hashlib.sha256(drawn.encode()).hexdigest())
     elif name in TORCHVISION:
         images = _load_torchvision(name, split, root, download)
     elif str(name) and Path(name).is_dir():
-        return _load_folder(Path(name), split, size or 32, channels or 3)
+        return _load_folder(Path(name), split, size or 32, channels or 3, verbose)
     else:
         known = ", ".join(NAMES)
         raise DataError(f"there is no data set or folder {str(name)!r}; use {known}, or a folder")
+    if not images.fingerprint:
+        images = replace(images, fingerprint=_fingerprint(images))
     return _resize(images, size, channels)
 
 
@@ -279,8 +312,8 @@ def _load_bundled(name: str, split: str) -> ImageSet:
 def _load_torchvision(name: str, split: str, root: str | Path | None, download: bool) -> ImageSet:
     """Load through torchvision, from ``root`` or from a system package of the data."""
     subfolder = TORCHVISION[name].__name__
-    root = Path(root or Path.home() / ".cache" / "gan_tutorial")
     try:
+        root = Path(root or Path.home() / ".cache" / "gan_tutorial")
         with tempfile.TemporaryDirectory() as scratch:
             system = _system_folder(name) if not (root / subfolder).exists() else None
             if system is not None:
@@ -288,9 +321,11 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
             place, download = (scratch, False) if system else (root, download)
             images = TORCHVISION[name](place, train=split == "train", download=download)
     except (RuntimeError, OSError, ValueError, EOFError, AssertionError, zlib.error) as error:
-        advice = "give its place with root=, or let torchvision fetch it with download=True"
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} cannot be read from {root} ({reason}); {advice}") from error
+        place = "give its place with root= (--root FOLDER)"
+        advice = f"{place}, or let torchvision fetch it with download=True (--download)"
+        reason = " ".join(str(error).split()).removesuffix(TORCHVISION_ADVICE)
+        where = f"{root}" if root else "the home folder"
+        raise DataError(f"{name} cannot be read from {where} ({reason}); {advice}") from error
     pixels = torch.as_tensor(images.data)
     pixels = pixels.permute(0, 3, 1, 2).contiguous() if pixels.ndim == 4 else pixels.unsqueeze(1)
     return ImageSet(pixels, torch.as_tensor(images.targets), tuple(images.classes), name)
@@ -312,14 +347,12 @@ def _unpack(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, write)
 
 
-def _load_folder(folder: Path, split: str, size: int, channels: int) -> ImageSet:
+def _load_folder(
+    folder: Path, split: str, size: int, channels: int, verbose: bool = True
+) -> ImageSet:
     """Read a folder's images, cropped to a square and resized; its subfolders are the classes."""
-    folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    homes = {home: paths for home in folders if (paths := _images_below(home))}
-    homes = homes or {folder: _images_below(folder)}
-    if not any(homes.values()):
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-        raise DataError(f"{folder} has no image ({', '.join(IMG_EXTENSIONS)}), but {found}")
+    found = _find(folder)
+    homes = found.classes or {folder.resolve().name: found.loose}
     chosen = [
         (path, label)
         for label, paths in enumerate(homes.values())
@@ -328,24 +361,93 @@ def _load_folder(folder: Path, split: str, size: int, channels: int) -> ImageSet
     ]
     if not chosen:
         raise DataError(f"{folder} has too few images for a {split} split, a fifth of each class")
-    colour = v2.Grayscale(1) if channels == 1 else v2.RGB()
-    fit = v2.Compose([v2.Resize(size), v2.CenterCrop(size), colour])
-    pixels = torch.stack([v2.functional.pil_to_tensor(fit(_open(path))) for path, _ in chosen])
-    labels = torch.tensor([label for _, label in chosen])
-    return ImageSet(pixels, labels, tuple(home.name for home in homes), str(folder))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    paths = (p for p in folder.rglob("*") if not p.name.startswith("."))
-    return sorted(p for p in paths if p.suffix.lower() in IMG_EXTENSIONS)
-
-
-def _open(path: Path):
-    """Return the image at ``path`` as PIL has it, in RGB."""
+    shape = (len(chosen), channels, size, size)
     try:
-        return default_loader(str(path))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be read ({error}); repair or delete it") from error
+        pixels = torch.empty(shape, dtype=torch.uint8)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(
+            f"{folder}: {len(chosen)} images of {channels}×{size}×{size} bytes do not fit into "
+            "memory; give a smaller size, or fewer images"
+        ) from error
+    sizes, faults, frames, digest = [], [], 0, hashlib.sha256()
+    bar = tqdm(chosen, "reading", unit=" images", delay=1, leave=False, disable=not verbose)
+    for index, (path, _) in enumerate(bar):
+        try:
+            content = path.read_bytes()
+            picture = pictures.read(content)
+        except (OSError, pictures.PictureError) as error:
+            reason = getattr(error, "strerror", None) or error
+            faults.append(f"{path.relative_to(folder)} ({reason})")
+            continue
+        square = ImageOps.fit(picture.image, (size, size), Image.Resampling.BILINEAR)
+        square = square.convert("L") if channels == 1 else square
+        pixels[index] = v2.functional.pil_to_tensor(square)
+        sizes.append(picture.image.size)
+        frames += picture.frames > 1
+        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0")
+        digest.update(hashlib.sha256(content).digest())
+    if faults:
+        unread = f"{len(faults)} of {len(chosen)} images cannot be read: {listed(faults, 4)}"
+        raise DataError(f"{folder}: {unread}; repair, convert or delete them")
+    labels = torch.tensor([label for _, label in chosen])
+    names = tuple(map(_printable, homes))
+    images = ImageSet(pixels, labels, names, str(folder), digest.hexdigest())
+    if verbose:
+        line = [images.summary, _spread(sizes)]
+        rest = sum(map(len, homes.values())) - len(chosen)
+        line += [f"{rest} more are in the other split"] if rest else []
+        line += [f"of {frames} with several pictures the first"] if frames else []
+        skipped = [f"{kind} {n}" for kind, n in sorted(found.skipped.items())]
+        line += [f"skipped: {listed(skipped, 12)}"] if skipped else []
+        tqdm.write(_printable("; ".join(line)))
+    return images
+
+
+def _find(folder: Path) -> pictures.Found:
+    """Return the image files of a folder that can be learnt.
+
+    Raises:
+        DataError: there are none, it is the folder of a run, or there are some beside the classes.
+    """
+    if pictures.is_run(folder):
+        fault = "holds a run, whose samples and curves are no data"
+        raise DataError(f"{folder} {fault}; move the images to another folder")
+    found = pictures.find(folder)
+    if found.classes and found.loose:
+        beside = listed([f"{name}: {len(paths)}" for name, paths in found.classes.items()], 4)
+        fault = f"{len(found.loose)} images beside subfolders with images ({beside})"
+        advice = "move them into a subfolder too, or all images into one place"
+        raise DataError(f"{folder} has {fault}, which would be classes; {advice}")
+    if not found.classes and not found.loose:
+        there = listed([f"{kind} {n}" for kind, n in sorted(found.skipped.items())], 5)
+        known = ", ".join(pictures.COMMON)
+        raise DataError(f"{folder} has no image ({known}, …), but {there or 'nothing'}")
+    return found
+
+
+def _fingerprint(images: ImageSet) -> str:
+    digest = hashlib.sha256(json.dumps([images.classes, images.shape]).encode())
+    for tensor in (images.pixels, images.labels):
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def listed(items: Sequence[str], most: int) -> str:
+    """Return items with commas, and how many more there are than ``most``."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return ", ".join([*items[:most], *more])
+
+
+def _printable(name: str) -> str:
+    """Return a name with escapes in place of what UTF-8 has no bytes for."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _spread(sizes: Sequence[tuple[int, int]]) -> str:
+    """Return the range of the widths and of the heights of images, in words."""
+    width, height = zip(*sizes, strict=True)
+    low, high = f"{min(width)}×{min(height)}", f"{max(width)}×{max(height)}"
+    return f"files of {low} pixels" if low == high else f"files of {low} to {high} pixels"
 
 
 def _resize(images: ImageSet, size: int | None, channels: int | None) -> ImageSet:

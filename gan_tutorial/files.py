@@ -1,7 +1,8 @@
-"""Files that are complete or absent. No PyTorch."""
+"""Files that are complete or absent, and output in any encoding. No PyTorch."""
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def escape_output() -> None:
+    """Let stdout and stderr print any text; what their encoding lacks becomes an escape.
+
+    Else a letter such as γ, or a file's name that is no UTF-8, would end a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not a notebook's
+            stream.reconfigure(errors="backslashreplace")

@@ -122,9 +122,9 @@ def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
 
 
 def jensen_shannon(p: Tensor, q: Tensor, spacing: float) -> Tensor:
-    """Return the Jensen-Shannon divergence of two densities, in [0, log 2] nats.
+    """Return the Jensen-Shannon divergence of two densities, in nats.
 
-    By the trapezoidal rule.
+    By the trapezoidal rule: it lies in [0, log 2] up to rounding, which may leave it just below 0.
 
     Args:
         p, q: densities (N,) at evenly spaced points that hold nearly all of their mass.

@@ -12,7 +12,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan_tutorial import data, mixtures
-from gan_tutorial.classifier import load_classifier
+from gan_tutorial.classifier import Classifier, load_classifier
 
 
 class _Features(nn.Module):
@@ -29,16 +29,18 @@ class _Features(nn.Module):
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return the Fréchet distance between Gaussians fitted to two sets of features, each (N, F).
 
-    ‖μ - m‖² + tr(S + C - 2 (S C)^½) (Heusel et al. 2017, equation 6), in float64, by torchmetrics.
+    ‖μ_r - μ_f‖² + tr(Σ_r + Σ_f - 2 (Σ_r Σ_f)^½) (Heusel et al. 2017, equation 6), in float64, by
+    torchmetrics.
 
     Raises:
         ValueError: the widths differ, a value is not finite, or a set has no more samples than
             features.
     """
     _require_features(real, fake, least=real.shape[-1] + 1)  # else a covariance is singular
+    real, fake = _double(real), _double(fake)
     metric = FrechetInceptionDistance(_Features(real.shape[1])).to(real.device)
-    metric.update(real.double(), real=True)
-    metric.update(fake.double().to(real.device), real=False)
+    metric.update(real, real=True)
+    metric.update(fake.to(real.device), real=False)
     return metric.compute().item()
 
 
@@ -51,10 +53,15 @@ def _require_features(real: Tensor, fake: Tensor, least: int) -> None:
             raise ValueError(f"{name} features must be {expected}, not {data.kind(given)}")
 
 
+def _double(features: Tensor) -> Tensor:
+    """Return features in float64; on the CPU if they are on Apple's MPS, which has no float64."""
+    return (features.cpu() if features.device.type == "mps" else features).double()
+
+
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """Return the kernel distance between two sets of features, each (N, F): KID's estimator.
 
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / F + 1)³
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (u·v / F + 1)³
     (Bińkowski et al. 2018, section 4), by torch-fidelity. It is 0 on average for two sets from the
     same distribution, so it can be negative. The larger set is cut to the size of the smaller one.
 
@@ -64,8 +71,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     _require_features(real, fake, least=2)
     count = min(len(real), len(fake))
     figures = kid_features_to_metric(
-        fake.double(),
-        real.double(),
+        _double(fake),
+        _double(real),
         kid_subsets=1,
         kid_subset_size=count,
         rng_seed=0,
@@ -87,8 +94,8 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
     assert neighbours > 0, "a radius reaches to the first neighbour at least"
     _require_features(real, fake, least=neighbours + 1)
     figures = prc_features_to_metric(
-        fake.double(),
-        real.double(),
+        _double(fake),
+        _double(real),
         prc_neighborhood=neighbours,
         prc_batch_size=10_000,
         save_cpu_ram=False,
@@ -109,7 +116,8 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[f
         ValueError: the widths differ, a value is not finite, or a set has too few samples.
     """
     _require_features(real, fake, least=neighbours + 1)
-    real, fake = real.double(), fake.double().to(real.device)
+    real, fake = _double(real), _double(fake)
+    fake = fake.to(real.device)
     exact = "donot_use_mm_for_euclid_dist"  # the fast way rounds: a sample may leave its own ball
     between = torch.cdist(real, real, compute_mode=exact)  # (N, N)
     radii = between.kthvalue(neighbours + 1).values  # (N,); the nearest is the sample itself
@@ -212,9 +220,11 @@ class Evaluator:
         train: real images for the floor; by default the set's training images.
         held_out: real images to compare with; by default the set's test images.
         draws: how many draws the floor is a mean of.
+        classifier: gives the features; by default the bundled one. With ``classifier.untrained``
+            all images are of one class.
 
     Attributes:
-        classifier: the bundled classifier.
+        classifier: gives the features.
         held_out: features of the held-out images, (M, 64).
         train: features of the training images.
         shares: share of each class among the held-out images, (classes,).
@@ -230,13 +240,16 @@ class Evaluator:
         train: data.ImageSet | None = None,
         held_out: data.ImageSet | None = None,
         draws: int = 20,
+        classifier: Classifier | None = None,
     ) -> None:
-        self.classifier = load_classifier(name, device)
+        self.classifier = load_classifier(name, device) if classifier is None else classifier
         train = data.load_images(name, "train") if train is None else train
         held_out = data.load_images(name, "test") if held_out is None else held_out
         self.train, _ = self.classifier.extract(train.images)
         self.held_out, _ = self.classifier.extract(held_out.images)
-        self.shares = class_histogram(held_out.labels, len(held_out.classes)).cpu()
+        classes = self.classifier.head[-1].out_features
+        labels = held_out.labels if classes > 1 else torch.zeros_like(held_out.labels)
+        self.shares = class_histogram(labels, classes).cpu()
         self.draws = draws
         self._floors: dict[int, Floor] = {}
         self._score_floors: dict[int, dict[str, float]] = {}
@@ -341,7 +354,7 @@ def mode_report(points: Tensor, mixture: mixtures.Mixture) -> ModeReport:
     return ModeReport(int((counts > 0).sum()), len(good) / len(points), counts)
 
 
-FLOWER = 20.0  # grey levels; a drawn flower with a petal more or less differs by 30 in the median
+FLOWER = 30.0  # grey levels: the median change of a drawn flower by a petal more or less
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def measure_flowers(images: Tensor) -> Flowers:
     hue = colour.sum((1, 2)).angle()  # (N,)
     chroma = (colour * torch.polar(torch.ones_like(hue), -hue)[:, None, None]).real  # (N, S, S)
     size = (chroma * radius).sum((1, 2)) / chroma.sum((1, 2)) / MEAN_RADIUS
-    size = size.nan_to_num(0.0).clamp(0.5, 1.0)  # a grey image has none
+    size = size.nan_to_num(1.0).clamp(0.5, 1.0)  # a grey image has none
     outside = (radius / size[:, None, None] - NOTCH).clamp_min(0)
     petals = torch.tensor(PETALS)
     waves = torch.exp(1j * petals[:, None, None] * theta)  # (6, S, S)

@@ -140,7 +140,8 @@ class ConvGenerator(Generator):
 
     With BatchNorm and ReLU in between and a final tanh, as in DCGAN (Radford et al. 2016). The
     kernel size 4 is a multiple of the stride 2, so that every pixel, borders apart, receives the
-    same number of contributions (Odena et al. 2016, on checkerboards).
+    same number of contributions (Odena et al. 2016, on checkerboards). Its weights may still draw a
+    grid.
 
     Args:
         shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
@@ -235,7 +236,11 @@ def _channels(width: int, count: int) -> list[int]:
 
 
 def add_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide every weight matrix of a network by its largest singular value; return the network."""
+    """Divide the weights of a discriminator by their largest singular value; return the network.
+
+    Those of linear layers, convolutions and embeddings, each as a matrix. Transposed convolutions
+    stay as they are.
+    """
     for module in list(network.modules()):  # a list, as spectral_norm adds modules
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             spectral_norm(module)

@@ -31,6 +31,34 @@ def r2(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
     return squared_gradient_norm(D, fake).mean()
 
 
+def approximate_gradient_norm(
+    D: Discriminator,
+    points: Tensor,
+    logits: Tensor,
+    scale: float,
+    rng: torch.Generator | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Tensor:
+    """Return ((D(x + sξ) - D(x)) / s)², with ξ from N(0, I), at each point x: (N,).
+
+    Its mean over ξ tends to ‖∇D(x)‖² as s tends to 0, and takes one more pass of D instead of a
+    second derivative. Lin et al. 2025 (arXiv 2501.08316) approximate R1 so, with another factor;
+    at generated samples it approximates R2.
+
+    Args:
+        D: the discriminator.
+        points: (N, …).
+        logits: D(points), (N,), with their graph, and not in half precision.
+        scale: s; with a larger one D is also smooth at a distance from the points.
+        rng: of ξ.
+        part: (k, n) for part k of a batch that n processes split, as for ``augment``.
+    """
+    k, n = part
+    size = (n * len(points), *points.shape[1:])
+    xi = torch.randn(size, generator=rng, device=points.device).chunk(n)[k]
+    return ((D(points + scale * xi) - logits) / scale).square()
+
+
 def gradient_penalty(
     D: Discriminator,
     real: Tensor,

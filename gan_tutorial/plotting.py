@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from gan_tutorial import arrays, data, files
+from gan_tutorial import arrays, checks, data, files
 
 # Okabe and Ito's palette for any colour vision, without its yellow, which is pale on white.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -46,6 +46,8 @@ STYLE = {
     "lines.linewidth": 2,
     "savefig.facecolor": "white",
 }
+PIXELS = 80_000_000  # of a picture; Pillow warns of larger ones
+LONGEST = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}  # sides of a picture in pixels
 _player_numbers = itertools.count()
 
 
@@ -93,6 +95,31 @@ def image_grid(
     axes.set_axis_off()
     axes.set_title(title)
     return figure
+
+
+def require_grid(
+    count: int, shape: Sequence[int], path: str | Path, columns: int | None = None
+) -> None:
+    """Raise ValueError unless a grid of images fits into a picture that viewers open.
+
+    Args:
+        count: number of images.
+        shape: of one image, (C, H, W).
+        path: of the picture; WebP and JPEG have limits of their own.
+        columns: images in a row; by default the smallest square that holds all.
+    """
+    checks.require_integer("count", count, least=1)
+    columns = columns or math.ceil(math.sqrt(count))
+    sides = (math.ceil(count / columns), columns)
+    height, width = (
+        n * (side + arrays.PADDING) - arrays.PADDING
+        for n, side in zip(sides, shape[-2:], strict=True)
+    )
+    longest = LONGEST.get(Path(path).suffix.lower(), PIXELS)
+    if width * height > PIXELS or max(width, height) > longest:
+        limit = f"a picture has at most {PIXELS:,} pixels, {longest:,} a side"
+        grid = f"{count} images in {columns} columns make {width:,}×{height:,}"
+        raise ValueError(f"{grid}, but {limit}, in {path}; lower --count or change --columns")
 
 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is a GPU if there is one, else the CPU.
+    """Return the device called ``name``; ``"auto"`` is a CUDA GPU if there is one, else the CPU.
 
     Raises:
         ValueError: the name is unknown, or this machine has no such device.
@@ -24,6 +24,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         torch.zeros(1, device=device).item()  # "meta" makes tensors, but they hold nothing
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         usable = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        usable += ["mps"] if torch.backends.mps.is_available() else []
         known = ", ".join(usable)
         raise ValueError(f"there is no device {str(name)!r} here; use one of {known}") from error
     return device
@@ -87,7 +88,7 @@ class GraphedStep:
     A graph repeats what the step did in its recording: the same branches, on the same tensors. Only
     the tensors among the arguments are copied into it, and its random numbers go on from the state
     of the generator among the arguments. So the step must not look at a value (``x.item()``, ``if x
-    > 0``), and between two calls nobody may replace a weight or change a learning rate.
+    > 0``), and between two calls nobody may replace a weight. Learning rates may change.
 
     Args:
         step: returns scalars by name, on the GPU of its only generator.
@@ -116,6 +117,8 @@ class GraphedStep:
                     own.copy_(given)
                 elif isinstance(own, torch.Generator):
                     own.set_state(given.get_state())
+            for group, rate in self.rates:
+                rate.fill_(group["lr"])
             self.graph.replay()
             return dict(zip(self.names, self.scalars.clone(), strict=True))
 
@@ -133,12 +136,14 @@ class GraphedStep:
         self.arguments = [x.clone() if isinstance(x, Tensor) else x for x in arguments]
         self.graph.register_generator_state(rng)
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
-        for group in groups:
-            group["capturable"] = True  # without it Adam refuses, and with it warns if called
+        numbers = [group["lr"] for group in groups]
+        self.rates = [(x, torch.tensor(x["lr"], device=rng.device)) for x in groups]
+        for group, rate in self.rates:  # without capturable Adam refuses; if called, it warns of it
+            group.update(lr=rate, capturable=True)
         with torch.cuda.graph(self.graph, stream=_side_stream(rng.device)):
             self.names, self.scalars = self._run(self.arguments)
-        for group in groups:
-            group["capturable"] = False
+        for group, number in zip(groups, numbers, strict=True):
+            group.update(lr=number, capturable=False)
 
     def _run(self, arguments: Iterable) -> tuple[list[str], Tensor]:
         scalars = self.step(*arguments)

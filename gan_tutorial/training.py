@@ -36,9 +36,14 @@ class TrainConfig:
             resume.
         batch_size: real samples in a step, and as many generated ones.
         lr_G, lr_D: Adam's learning rates.
+        lr_end: what both learning rates are multiplied by at the end of the run; they fall linearly
+            from the first step on. 1 for constant ones, at most 1. With less, a run that is made
+            longer had lower rates on the way than one that was as long from the start.
         betas: Adam's decay rates for the moving averages of the gradient and of its square.
         ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
+        penalty_noise: s of the finite difference by which R1 and R2 are approximated, which is
+            faster (``penalties.approximate_gradient_norm``); 0 for the exact gradients.
         gp: λ of WGAN-GP's penalty; 0 for none.
         augment: random changes of real and generated images before D sees them, names from
             ``augment.AUGMENTATIONS``.
@@ -56,10 +61,12 @@ class TrainConfig:
     batch_size: int = 64
     lr_G: float = 2e-3
     lr_D: float = 1e-3
+    lr_end: float = 1.0
     betas: tuple[float, float] = (0.0, 0.99)
     ema: float = 0.995
     r1: float = 0.0
     r2: float = 0.0
+    penalty_noise: float = 0.0
     gp: float = 0.0
     augment: tuple[str, ...] = ()
     bf16: bool = False
@@ -67,11 +74,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.require_choice("objective", self.objective, losses.OBJECTIVES)
-        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
-            checks.require_integer(name, getattr(self, name), least)
-        for name in ("lr_G", "lr_D", "r1", "r2", "gp"):
+        for name in ("steps", "batch_size"):
+            checks.require_integer(name, getattr(self, name), least=1)
+        checks.require_integer("seed", self.seed, least=0, most=2**63 - 1)  # PyTorch's own bound
+        for name in ("lr_G", "lr_D", "r1", "r2", "penalty_noise", "gp"):
             checks.require_number(name, getattr(self, name), strict=name.startswith("lr"))
         checks.require_number("ema", self.ema, below=1.0)
+        checks.require_number("lr_end", self.lr_end, most=1.0)
+        if self.bf16 and self.penalty_noise:
+            raise ValueError("bf16 rounds too coarsely for penalty_noise; set one of them to 0")
         object.__setattr__(self, "augment", tuple(self.augment))  # JSON gives a list
         for name in self.augment:
             checks.require_choice("augment", name, AUGMENTATIONS)
@@ -211,11 +222,17 @@ def discriminator_loss(
     def D(samples: Tensor) -> Tensor:  # in float32, as penalties differentiate twice
         return state.D(samples, labels)
 
+    def squared_norms(points: Tensor, logits: Tensor) -> Tensor:
+        if recipe.penalty_noise:
+            scale = recipe.penalty_noise
+            return penalties.approximate_gradient_norm(D, points, logits, scale, rng, part)
+        return penalties.squared_gradient_norm(D, points)
+
     terms = []
     if recipe.r1:
-        terms.append(recipe.r1 / 2 * penalties.r1(D, real, fake))
+        terms.append(recipe.r1 / 2 * squared_norms(real, real_logits).mean())
     if recipe.r2:
-        terms.append(recipe.r2 / 2 * penalties.r2(D, real, fake))
+        terms.append(recipe.r2 / 2 * squared_norms(fake, fake_logits).mean())
     if recipe.gp:
         terms.append(recipe.gp * penalties.gradient_penalty(D, real, fake, rng, part))
     if terms:
@@ -293,8 +310,9 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float) -> None:
 def train(state: TrainState, data: Data, recipe: TrainConfig, graph: bool = True) -> Iterator[Log]:
     """Train from ``state.step`` to ``recipe.steps``; yield a ``Log`` after each step.
 
-    The state is complete at each yield: print, plot, sample, save or stop there. As with
-    every Python generator, nothing runs before the first iteration.
+    The state is complete at each yield: print, plot, sample, save or stop there. After a divergence
+    it holds NaN, which ``stop_on_nan`` looks for and ``checkpoints.save`` refuses. As with every
+    Python generator, nothing runs before the first iteration.
 
     Args:
         graph: on a GPU, replay one recorded step (``runtime.GraphedStep``), which is much faster.
@@ -307,6 +325,7 @@ def train(state: TrainState, data: Data, recipe: TrainConfig, graph: bool = True
     recorded = graph and has_graphs(state.device)
     step = GraphedStep(one_step, state.opt_G, state.opt_D) if recorded else one_step
     while state.step < recipe.steps:
+        set_learning_rates(state, recipe)
         rng = step_rng(recipe.seed, state.step, state.device)  # for all random numbers
         real, labels = data.batch(recipe.batch_size, rng)  # (N, *shape), (N,)
         log = step(state, real, labels, recipe, rng)
@@ -326,18 +345,26 @@ def one_step(
     return log
 
 
+def set_learning_rates(state: TrainState, recipe: TrainConfig) -> None:
+    """Give both optimisers the learning rates of the step to come."""
+    factor = 1 - (1 - recipe.lr_end) * state.step / recipe.steps
+    for optimiser, lr in ((state.opt_G, recipe.lr_G), (state.opt_D, recipe.lr_D)):
+        for group in optimiser.param_groups:
+            group["lr"] = factor * lr
+
+
 @torch.no_grad()
 def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
-    """Return the data on the networks' device, once checked; set the optimisers' lr and betas.
+    """Return the data on the networks' device, once checked; set the optimisers' betas.
 
     Raises:
         ValueError: data and networks differ in shapes or classes.
     """
     data = data.to(state.device)
     check_first_batch(state, data, recipe)
-    for optimiser, lr in ((state.opt_G, recipe.lr_G), (state.opt_D, recipe.lr_D)):
+    for optimiser in (state.opt_G, state.opt_D):
         for group in optimiser.param_groups:  # a resumed run may have other settings
-            group.update(lr=lr, betas=recipe.betas)
+            group["betas"] = recipe.betas
     return data
 
 

@@ -2,17 +2,21 @@
 
 The boundaries here are files and folders, settings, the first batch of a training, checkpoints, and
 the numbers and pictures that the command line passes on. Inside, PyTorch's own errors are enough.
+Each table has rows of a call, which gets an empty folder, a part of its message, and the kind of
+the error if it is not ValueError.
 """
 
+import io
 import math
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 
 from gan_tutorial import (
@@ -23,25 +27,18 @@ from gan_tutorial import (
     networks,
     plotting,
     runtime,
-    sampling,
     training,
 )
 from gan_tutorial.checkpoints import CheckpointError
-from gan_tutorial.data import DataError
+from gan_tutorial.data import DataError, load_images, to_bytes, to_unit_range
 from gan_tutorial.recipes import Recipe, preset
+from gan_tutorial.sampling import generate
 
 NAN, INF = math.nan, math.inf
+BEYOND = 10**30  # more than any machine counts
 SMALL = Recipe(shape=(1, 8, 8), latent_dim=4, width=2, steps=2, batch_size=4)
 
-
-@dataclass(frozen=True)
-class Case:
-    """A bad input and a part of its message: ``act`` gets an empty folder."""
-
-    name: str
-    act: Callable[[Path], object]
-    message: str
-    error: type[Exception] = ValueError
+Call = Callable[[Path], object]
 
 
 def images(count: int = 4, channels: int = 1, size: int = 8, value: float = 0.0) -> torch.Tensor:
@@ -60,111 +57,114 @@ def a_file(folder: Path, content: bytes = b"no image, no checkpoint") -> Path:
     return path
 
 
-def an_image_folder(folder: Path) -> Path:
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-    return folder
+def call(function: Callable, *arguments, **options) -> Call:
+    return lambda _: function(*arguments, **options)
 
 
-def load(name: str | Path, *split: str, **options) -> Callable[[Path], object]:
-    return lambda _: data.load_images(name, *split, **options)
+def png(mode: str = "L", side: int = 4, cut: int | None = None) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side)).save(buffer, "png")
+    return buffer.getvalue()[:cut]
 
 
-FILES = [
-    Case(
-        "unknown set",
-        load("imagenet"),
-        "'imagenet'; use digits, fashion, flowers, mnist",
-        DataError,
-    ),
-    Case("empty name", load(""), "no data set or folder ''", DataError),
-    Case("unknown split", load("digits", "val"), "split must be one of train, test.*'val'"),
-    Case("two channels", load("digits", channels=2), "channels must be one of 1, 3.*'2'"),
-    Case("size 0", load("digits", size=0), "size must be an integer of at least 1"),
-    Case(
-        "folder without images",
-        lambda t: data.load_images(an_image_folder(t)),
-        "has no image .*a, b",
-        DataError,
-    ),
-    Case("no image", lambda t: data.load_images(a_file(t).parent), r"file\.png .*del", DataError),
-    Case(
-        "missing file",
-        lambda t: data.load_images("cifar10", root=t),
-        "cifar10 cannot be read from .*download=True",
-        DataError,
-    ),
-    Case("unknown asset", lambda _: data.asset("cats.npz"), "'cats.npz'; there are", DataError),
-    Case("float pixels", lambda _: image_set(pixels=images(8)), "uint8.*float32", DataError),
-    Case("no batch", lambda _: image_set(pixels=image_set().pixels[0]), "1, 8, 8", DataError),
-    Case("empty set", lambda _: image_set(0), "no images; give at least one", DataError),
-    Case("no pixels", lambda _: image_set(2, 0), "no images", DataError),
-    Case("few labels", lambda _: image_set(labels=torch.arange(4)), r"\(8,\).*\(4,\)", DataError),
-    Case("float labels", lambda _: image_set(labels=torch.zeros(8)), "int64.*float32", DataError),
-    Case("label too high", lambda _: image_set(labels=torch.arange(8)), "4.*7", DataError),
-    Case("negative label", lambda _: image_set(labels=torch.arange(8) - 5), "-5", DataError),
-    Case("scaled twice", lambda _: data.to_unit_range(images(value=-1)), "already", DataError),
-    Case("NaN pixels", lambda _: data.to_unit_range(images(value=NAN)), "nan", DataError),
-    Case(
-        "no device",
-        lambda _: runtime.choose_device(None),
-        "no device 'None' here; use one of auto, cpu",
-    ),
-    Case(
-        "unknown device",
-        lambda _: runtime.choose_device("tpu!"),
-        "no device 'tpu!' here; use one of auto",
-    ),
-    Case("absent device", lambda _: runtime.choose_device("cuda:99"), "no device 'cuda:99' here"),
-    Case(
-        "a device without memory",
-        lambda _: runtime.choose_device("meta"),
-        "no device 'meta' here; use",
-    ),
-]
+def folder(files: dict[str, bytes], *split: str, **options) -> Call:
+    """Return a call that loads a folder with these files; a name with a final slash is a folder."""
+
+    def act(place: Path) -> object:
+        for name, content in files.items():
+            home = place / name if name.endswith("/") else (place / name).parent
+            home.mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                (place / name).write_bytes(content)
+        return load_images(place, *split, **options)
+
+    return act
 
 
-def recipe(**options) -> Callable[[Path], object]:
-    return lambda _: Recipe(**options)
-
-
+ONE, BROKEN = {"x.png": png()}, {f"{i}.png": png(cut=36 + i) for i in range(9)}
+RUN = {"checkpoint.safetensors": b"", "samples-000010.png": png()}
+FOLDERS = {
+    "empty folder": (folder({}), r"has no image \(\.jpg, .*, but nothing"),
+    "empty classes": (folder({"a/": b"", "b/": b""}), "but empty subfolders 2"),
+    "other files": (folder({"a.heic": b"", "b.HEIC": b"", "c": b""}), r"but \.heic 2, files wi"),
+    "no image": (folder({"x.png": b"text"}), r"1 of 1 .* x\.png \(not a pic.*; repair, convert"),
+    "broken": (folder(BROKEN | ONE), r"8 of 8 .*: 0\.png \(.*, 1\.png .*, and 4 more; repair"),
+    "a bomb": (folder({"x.png": png("1", 16_000)}), "256000000 pixels.*repair, convert or delete"),
+    "stray": (folder(ONE | {"a/y.png": png()}), r"1 images beside .* \(a: 1\), .*; move them"),
+    "a run": (folder(RUN), "holds a run, whose samples .* are no data; move the images"),
+    "too few": (folder(ONE, "test"), "too few images for a test split"),
+    "too large": (folder(ONE, size=10**7), "do not fit into memory; give a smaller size"),
+}
+SETS = {
+    "unknown set": (call(load_images, "imagenet"), "'imagenet'; use digits, fashion, flowers, m"),
+    "empty name": (call(load_images, ""), "no data set or folder ''"),
+    "missing": (lambda t: load_images("cifar10", root=t), "cifar10 cannot .*download=True"),
+    "unknown asset": (call(data.asset, "cats.npz"), "'cats.npz'; there are"),
+    "float pixels": (call(image_set, pixels=images(8)), "uint8.*float32"),
+    "no batch": (call(image_set, pixels=torch.zeros(1, 8, 8).byte()), "1, 8, 8"),
+    "empty set": (call(image_set, 0), "no images; give at least one"),
+    "no pixels": (call(image_set, 2, 0), "no images"),
+    "few labels": (call(image_set, labels=torch.arange(4)), r"\(8,\).*\(4,\)"),
+    "float labels": (call(image_set, labels=torch.zeros(8)), "int64.*float32"),
+    "label too high": (call(image_set, labels=torch.arange(8)), "4.*7"),
+    "negative label": (call(image_set, labels=torch.arange(8) - 5), "-5"),
+    "scaled twice": (call(to_unit_range, images(value=-1)), "already"),
+    "NaN pixels": (call(to_unit_range, images(value=NAN)), "nan"),
+    "bytes again": (call(to_bytes, image_set().pixels), "uint8"),
+    "one image": (call(plotting.tile, images()[0]), r"shape .*\(1, 8, 8\)"),
+    "unscaled": (call(plotting.tile, images(value=2)), "from 2 to 2; see"),
+    "NaN image": (call(plotting.tile, images(value=NAN)), "nan"),
+    "no classifier": (call(metrics.Evaluator, "cats"), "'cats', only for .*"),
+}
+ARGUMENTS = {
+    "split": (call(load_images, "digits", "val"), "split must be one of train, test.*'val'"),
+    "channels": (call(load_images, "digits", channels=2), "channels must be one of 1, 3.*'2'"),
+    "size 0": (call(load_images, "digits", size=0), "size must be an integer of at least 1"),
+    "far too large": (folder(ONE, size=BEYOND), "size must be an integer from 1 to 9"),
+    "no device": (call(runtime.choose_device, None), "'None' here; use one of auto, cpu"),
+    "unknown device": (call(runtime.choose_device, "tpu!"), "'tpu!' here; use one of auto"),
+    "absent device": (call(runtime.choose_device, "cuda:99"), "no device 'cuda:99' here"),
+    "no memory": (call(runtime.choose_device, "meta"), "no device 'meta' here; use"),
+    "preset": (call(preset, "fast"), "one of quick, best, .*, plane, but is 'fast'"),
+    "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set one of them to 0"),
+    "no setting": (call(Recipe, lr=1), "unexpected keyword argument 'lr'", TypeError),
+    "side of 30": (call(Recipe(shape=(1, 30, 30)).build), r"8, 10, .* or 128, .*\(1, 30, 30\)"),
+    "oblong": (call(Recipe(shape=(1, 8, 16)).build), r"\(C, S, S\).*\(1, 8, 16\)"),
+    "points for conv": (call(Recipe(shape=(2,)).build), r"such as .*\(2,\)"),
+}
 SETTINGS = [
-    Case("unknown preset", lambda _: preset("fast"), "one of quick, best, article, plane.*'fast'"),
-    Case("unknown setting", recipe(lr=1), "unexpected keyword argument 'lr'", TypeError),
-    Case("unknown objective", recipe(objective="gan"), "one of minimax, .*, but is 'gan'"),
-    Case("unknown network", recipe(network="vit"), "one of mlp, conv, but is 'vit'"),
-    Case("unknown augmentation", recipe(augment=("flip",)), "one of colour, .*but is 'flip'"),
-    Case("one word for several", recipe(augment="colour"), "one of colour, .*but is 'c'"),
-    Case("zero steps", recipe(steps=0), "steps must be an integer of at least 1, but is 0"),
-    Case("empty batches", recipe(batch_size=0), "batch_size must be an integer of at least 1"),
-    Case("fractional batches", recipe(batch_size=64.0), "batch_size must .*but is 64.0"),
-    Case("negative seed", recipe(seed=-1), "seed must be an integer of at least 0, but is -1"),
-    Case("no learning", recipe(lr_G=0), r"lr_G must be a number in \(0, inf\), but is 0"),
-    Case("unlearning", recipe(lr_D=-1e-4), r"lr_D must be a number in \(0, inf\), but is -0.0001"),
-    Case("NaN rate", recipe(lr_D=NAN), "lr_D must be a number .*but is nan"),
-    Case("rate as text", recipe(lr_G="2e-4"), "lr_G must be a number .*but is '2e-4'"),
-    Case("all past", recipe(ema=1.0), r"ema must be a number in \[0, 1\), but is 1.0"),
-    Case("beta of 1", recipe(betas=(0.5, 1.0)), r"beta2 must be a number in \[0, 1\), but is 1.0"),
-    Case("negative penalty", recipe(r1=-1), r"r1 must be a number in \[0, inf\), but is -1"),
-    Case("infinite penalty", recipe(gp=INF), "gp must be a number .*but is inf"),
-    Case("no width", recipe(width=0), "width must be an integer of at least 1, but is 0"),
-    Case("no latent", recipe(latent_dim=0), "latent_dim must be an integer of at least 1"),
-    Case("-1 classes", recipe(classes=-1), "classes must be an integer of at least 0"),
-    Case("no units", recipe(hidden=(8, 0)), "shape and hidden must be .* but is 0"),
-    Case("half a pixel", recipe(shape=(1, 2.5, 2)), "shape and hidden must .* but is 2.5"),
-    Case(
-        "side of 30",
-        lambda _: Recipe(shape=(1, 30, 30)).build(),
-        r"S = 8, 10, .*, 24, 28, 32, .* or 128, .*\(1, 30, 30\)",
-    ),
-    Case("oblong", lambda _: Recipe(shape=(1, 8, 16)).build(), r"\(C, S, S\).*\(1, 8, 16\)"),
-    Case("points for conv", lambda _: Recipe(shape=(2,)).build(), r"such as .*\(2,\)"),
+    ("objective", "gan", "one of minimax, .*, but is 'gan'"),
+    ("network", "vit", "one of mlp, conv, but is 'vit'"),
+    ("augment", ("flip",), "one of colour, .*but is 'flip'"),
+    ("augment", "colour", "one of colour, .*but is 'c'"),
+    ("steps", 0, "steps must be an integer of at least 1, but is 0"),
+    ("steps", BEYOND, f"from 1 to {2**63 - 1}, but is {BEYOND}"),
+    ("batch_size", 0, "batch_size must be an integer of at least 1"),
+    ("batch_size", 64.0, "batch_size must .*but is 64.0"),
+    ("batch_size", BEYOND, "batch_size must be an integer from 1 to 9"),
+    ("seed", -1, "seed must be an integer of at least 0, but is -1"),
+    ("seed", 2**63, "seed must be an integer from 0 to 9223372036854775"),
+    ("lr_G", 0, r"lr_G must be a number in \(0, inf\), but is 0"),
+    ("lr_G", "2e-4", "lr_G must be a number .*but is '2e-4'"),
+    ("lr_D", -1e-4, r"lr_D must be a number in \(0, inf\), but is -0.0001"),
+    ("lr_D", NAN, "lr_D must be a number .*but is nan"),
+    ("lr_end", 2, r"lr_end must be a number in \[0, 1\], but is 2"),
+    ("ema", 1.0, r"ema must be a number in \[0, 1\), but is 1.0"),
+    ("betas", (0.5, 1.0), r"beta2 must be a number in \[0, 1\), but is 1.0"),
+    ("r1", -1, r"r1 must be a number in \[0, inf\), but is -1"),
+    ("gp", INF, "gp must be a number .*but is inf"),
+    ("width", 0, "width must be an integer of at least 1, but is 0"),
+    ("width", BEYOND, "width must be an integer from 1 to 9"),
+    ("latent_dim", 0, "latent_dim must be an integer of at least 1"),
+    ("latent_dim", BEYOND, "latent_dim must be an integer from 1 to 9"),
+    ("classes", -1, "classes must be an integer of at least 0"),
+    ("hidden", (8, 0), "shape and hidden must be .* but is 0"),
+    ("shape", (1, 2.5, 2), "shape and hidden must .* but is 2.5"),
+    ("shape", (1, BEYOND, 8), "shape and hidden must .* from 1 to 9"),
 ]
 
 
-def train(
-    samples: training.Data, recipe: Recipe = SMALL, D: nn.Module | None = None
-) -> Callable[[Path], object]:
+def train(samples: training.Data, recipe: Recipe = SMALL, D: nn.Module | None = None) -> Call:
     state = recipe.init()
     state.D = D or state.D
     return lambda _: list(training.stop_on_nan(training.train(state, samples, recipe), state))
@@ -205,25 +205,17 @@ class NanLater:
 
 RARE = image_set(400, labels=(torch.arange(400) == 77) * 3)  # not in the first batch
 POINTS = Recipe(network="mlp", shape=(2,), latent_dim=4, hidden=(8,), steps=2, batch_size=4)
-FIRST_BATCH = [
-    Case("images of another size", train(image_set(size=12)), r"\(1, 8, 8\), .*\(1, 12, 12\)"),
-    Case("points for images", train(mixtures.ring()), r"\(1, 8, 8\), but the data are \(2,\)"),
-    Case("a class too many", train(RARE, replace(SMALL, classes=3)), "3 classes, .*label 3"),
-    Case("D with a column", train(image_set(), D=Column()), r"logits \(4,\), not \(4, 1\)"),
-    Case("D with NaN", train(image_set(), D=Diverged()), "NaN or infinity for the first batch"),
-    Case("NaN in the data", train(mixtures.ring(std=NAN), POINTS), "check data and weights"),
-    Case(
-        "augmented points",
-        train(mixtures.ring(), replace(POINTS, augment=("colour",))),
-        r"images \(N, C, H, W\), but the data are \(2,\)",
-    ),
-    Case(
-        "NaN later",
-        train(NanLater()),
-        "nan at step 1; .*of step 0; lower",
-        training.DivergedError,
-    ),
-]
+COLOURED = replace(POINTS, augment=("colour",))
+FIRST_BATCH = {
+    "images of another size": (train(image_set(size=12)), r"\(1, 8, 8\), .*\(1, 12, 12\)"),
+    "points for images": (train(mixtures.ring()), r"\(1, 8, 8\), but the data are \(2,\)"),
+    "a class too many": (train(RARE, replace(SMALL, classes=3)), "3 classes, .*label 3"),
+    "D with a column": (train(image_set(), D=Column()), r"logits \(4,\), not \(4, 1\)"),
+    "D with NaN": (train(image_set(), D=Diverged()), "NaN or infinity for the first batch"),
+    "NaN in the data": (train(mixtures.ring(std=NAN), POINTS), "check data and weights"),
+    "coloured points": (train(mixtures.ring(), COLOURED), r"images \(N, C, H, W\), but .*\(2,\)"),
+    "NaN later": (train(NanLater()), "nan at step 1; .*step 0; lower", training.DivergedError),
+}
 
 
 def a_checkpoint(folder: Path, damage: Callable[[bytes], bytes] = bytes) -> Path:
@@ -233,16 +225,22 @@ def a_checkpoint(folder: Path, damage: Callable[[bytes], bytes] = bytes) -> Path
     return path
 
 
-def half(content: bytes) -> bytes:
-    return content[: len(content) // 2]
+def read(damage: Callable[[bytes], bytes]) -> Call:
+    return lambda t: checkpoints.load_generator(a_checkpoint(t, damage))
 
 
-def flip_last_bit(content: bytes) -> bytes:
-    return content[:-1] + bytes([content[-1] ^ 1])
+def saved(state: training.TrainState = SMALL.init(), **settings) -> Call:  # noqa: B008
+    return lambda t: checkpoints.save(state, t / "x", settings)
 
 
-def without_header(content: bytes) -> bytes:
-    return safetensors.torch.save(safetensors.torch.load(content))
+def described(**recipe) -> Call:
+    """Return a call that loads a checkpoint whose header describes other networks."""
+
+    def act(place: Path) -> object:
+        checkpoints.save(SMALL.init(), place / "x", {"recipe": recipe})
+        return checkpoints.load_generator(place / "x")
+
+    return act
 
 
 def a_diverged_state() -> training.TrainState:
@@ -261,103 +259,107 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def read(damage: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    return lambda t: checkpoints.load_generator(a_checkpoint(t, damage))
+def torch_saved(**options) -> bytes:
+    file = io.BytesIO()
+    torch.save({"weight": torch.zeros(3)}, file, **options)
+    return file.getvalue()
 
 
-def refused(name: str, act: Callable[[Path], object], message: str) -> Case:
-    return Case(name, act, message, CheckpointError)
+def exported(_: bytes) -> bytes:
+    return checkpoints.safetensors_file({"w": torch.zeros(2)}, {"format": "gan_tutorial export 3"})
 
 
-CHECKPOINTS = [
-    refused(
-        "missing", lambda t: checkpoints.load_generator(t / "x"), "no checkpoint at .*x; train"
+def restored(t: Path) -> object:
+    return checkpoints.restore(replace(SMALL, latent_dim=9).init(), a_checkpoint(t))
+
+
+OLDER, GIVE = "use an older checkpoint", "give a file that this version's train wrote"
+CHECKPOINTS = {
+    "missing": (lambda t: checkpoints.load_generator(t / "x"), "no checkpoint at .*x; train"),
+    "a folder": (lambda t: checkpoints.read_settings(t), "no checkpoint at"),
+    "truncated": (read(lambda b: b[: len(b) // 2]), f"not a complete .*{OLDER}"),
+    "emptied": (read(lambda _: b""), f"not a complete safetensors file.*{OLDER}"),
+    "one bit": (read(lambda b: b[:-1] + bytes([b[-1] ^ 1])), f"is damaged .*{OLDER}"),
+    "of another program": (
+        read(lambda b: safetensors.torch.save(safetensors.torch.load(b))),
+        f"has the format null, not .*; {GIVE}",
     ),
-    refused("a folder", lambda t: checkpoints.read_settings(t), "no checkpoint at"),
-    refused("truncated", read(half), "not a complete .*use an older checkpoint"),
-    refused("emptied", read(lambda _: b""), "not a complete safetensors file"),
-    refused("one bit changed", read(flip_last_bit), "is damaged .*use an older checkpoint"),
-    refused("of another program", read(without_header), "has the format null, not .*; give a file"),
-    refused("without a recipe", read(bytes), "does not say which networks .*with restore"),
-    refused(
-        "a pickle",
-        lambda t: checkpoints.load_generator(a_file(t, pickle.dumps(Trap(t / "sprung")))),
-        r"file\.png is not a complete safetensors file",
+    "exported": (read(exported), "has the format .*; give the run that it was exported from"),
+    "a .pth": (read(lambda _: torch_saved()), f"pickle of torch.save, .*not read; {GIVE}"),
+    "an old .pth": (
+        read(lambda _: torch_saved(_use_new_zipfile_serialization=False)),
+        f"pickle of .*; {GIVE}",
     ),
-    refused(
-        "of other networks",
-        lambda t: checkpoints.restore(replace(SMALL, latent_dim=9).init(), a_checkpoint(t)),
-        r"has other networks: G\.\S+ is .* there, but .* here",
+    "a pickle": (
+        read(lambda _: pickle.dumps(Trap(Path("sprung")))),
+        f"pickle of torch.save, .*; {GIVE}",
     ),
-    refused(
-        "NaN weights",
-        lambda t: checkpoints.save(a_diverged_state(), t / "x", {}),
-        r"G\.layers\.0\.weight holds NaN or infinity; .* is not replaced",
+    "a picture": (read(lambda _: png()), f"not a safet.*; {GIVE}"),
+    "a text": (read(lambda _: b"a text, not weights"), f"not a safetensors file; {GIVE}"),
+    "without a recipe": (read(bytes), "does not say which networks .*with restore"),
+    "too wide": (
+        described(width=10**6),
+        r"has other networks: G_ema\.\S+ is .* there, but .* here",
     ),
-    refused(
-        "settings that are not plain",
-        lambda t: checkpoints.save(SMALL.init(), t / "x", {"device": torch.device("cpu")}),
-        "settings must be plain values for JSON",
+    "far too wide": (described(width=2**62), "does not say which networks it holds"),
+    "odd types": (described(width="8"), "does not say which networks .*width must be an integer"),
+    "odd numbers": (described(width=BEYOND), "does not say which networks .*width must be"),
+    "other networks": (restored, r"has other networks: G\.\S+ is .* there, but .* here"),
+    "NaN weights": (
+        saved(a_diverged_state()),
+        r"G\.layers\.0\.weight holds NaN .* is not replaced",
     ),
-    Case(
-        "a file for a folder",
-        lambda t: checkpoints.save(SMALL.init(), a_file(t) / "x", {}),
-        r"file\.png",
-        OSError,
-    ),
-]
+    "objects": (saved(device=torch.device("cpu")), "settings must be plain values for JSON"),
+}
 
 G = networks.MLPGenerator(4, (2,), hidden=(8,), classes=2)
+FREE = networks.MLPGenerator(4, (2,))
 CLOUD = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-OUTPUT = [
-    Case("no samples", lambda _: sampling.generate(G, 0), "count must be an integer of at least 1"),
-    Case("latent seed of -1", lambda _: sampling.generate(G, 1, -1), "seed must be an integer"),
-    Case("no such class", lambda _: sampling.generate(G, 1, label=2), "label .*from 0 to 1, .*2"),
-    Case(
-        "a class for none",
-        lambda _: sampling.generate(networks.MLPGenerator(4, (2,)), 1, label=0),
-        "label 0 was given, but the generator has no classes",
-    ),
-    Case(
-        "truncated to 0",
-        lambda _: sampling.generate(G, 1, truncation=0),
-        r"truncation .*\(0, inf\), but is 0",
-    ),
-    Case(
-        "a diverged generator",
-        lambda _: sampling.generate(a_diverged_state().G, 2),
-        "NaN or infinity; did its training diverge",
-    ),
-    Case("too few samples", lambda _: metrics.frechet_distance(CLOUD, CLOUD[:3]), "at least 4"),
-    Case("NaN features", lambda _: metrics.feature_scores(CLOUD, CLOUD * NAN), "must be finite"),
-    Case("no classifier", lambda _: metrics.Evaluator("cats"), "'cats', only for .*", DataError),
-    Case("one image", lambda _: plotting.tile(images()[0]), r"shape .*\(1, 8, 8\)", DataError),
-    Case("unscaled", lambda _: plotting.tile(images(value=2)), "from 2 to 2; see", DataError),
-    Case("NaN image", lambda _: plotting.tile(images(value=NAN)), "nan", DataError),
-    Case("bytes again", lambda _: data.to_bytes(image_set().pixels), "uint8", DataError),
-    Case(
-        "unknown format",
-        lambda t: plotting.save_grid(images(), t / "x.nonsense"),
-        r"x\.nonsense must end in \.png",
-    ),
-    Case(
-        "no folder for a picture",
-        lambda t: plotting.save_grid(images(), a_file(t) / "x.png"),
-        r"file\.png",
-        OSError,
-    ),
+OUTPUT = {
+    "no samples": (call(generate, G, 0), "count must be an integer of at least 1"),
+    "latent seed of -1": (call(generate, G, 1, -1), "seed must be an integer"),
+    "no such class": (call(generate, G, 1, label=2), "label .*from 0 to 1, .*2"),
+    "a class for none": (call(generate, FREE, 1, label=0), "label 0 .*, but .* has no classes"),
+    "truncated to 0": (call(generate, G, 1, truncation=0), r"truncation .*\(0, inf\), but is 0"),
+    "diverged": (call(generate, a_diverged_state().G, 2), "NaN or infinity; did its training"),
+    "few samples": (call(metrics.frechet_distance, CLOUD, CLOUD[:3]), "at least 4"),
+    "NaN features": (call(metrics.feature_scores, CLOUD, CLOUD * NAN), "must be finite"),
+    "no format": (lambda t: plotting.save_grid(images(), t / "x.odd"), r"x\.odd must end in \.png"),
+    "a wide row": (call(plotting.require_grid, 4, (1, 8, 8), "x.png", 10**8), "lower --count or"),
+    "many": (call(plotting.require_grid, BEYOND, (1, 8, 8), "x.png"), "count must be .* from 1"),
+    "long WebP": (call(plotting.require_grid, 2000, (1, 8, 8), "x.webp", 1), "16,383 a side, in x"),
+}
+DISK = {
+    "checkpoint": (lambda t: checkpoints.save(SMALL.init(), a_file(t) / "x", {}), r"file\.png"),
+    "picture": (lambda t: plotting.save_grid(images(), a_file(t) / "x.png"), r"file\.png"),
+}
+
+TABLES = [
+    (FOLDERS, DataError),
+    (SETS, DataError),
+    (ARGUMENTS, ValueError),
+    ({f"{k}={v!r:.9}": (call(Recipe, **{k: v}), text) for k, v, text in SETTINGS}, ValueError),
+    (FIRST_BATCH, ValueError),
+    (CHECKPOINTS, CheckpointError),
+    (OUTPUT, ValueError),
+    (DISK, OSError),
+]
+CASES = [
+    pytest.param(act, message, *kind or [error], id=name)
+    for table, error in TABLES
+    for name, (act, message, *kind) in table.items()
 ]
 
-CASES = [*FILES, *SETTINGS, *FIRST_BATCH, *CHECKPOINTS, *OUTPUT]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_input_ends_in_a_clear_error(case, tmp_path):
-    with pytest.raises(case.error, match=case.message) as raised:
-        case.act(tmp_path)
-    assert raised.type is case.error or case.error is OSError, "not a type derived from it"
+@pytest.mark.parametrize(("act", "message", "error"), CASES)
+def test_a_bad_input_ends_in_a_clear_error(act, message, error, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message) as raised:
+        act(tmp_path)
+    assert raised.type is error or error is OSError, "not a type derived from it"
     message = str(raised.value)
     assert "\n" not in message, "one line, so that the command line can print it"
     assert len(message) < 400
+    assert not any(capsys.readouterr()), "nothing besides it"
     assert not (tmp_path / "sprung").exists(), "no file may run code"
     assert not list(tmp_path.rglob(".*.part*")), "no half-written file is left"

@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, the same bits back, and runs that survive being killed."""
 
+import errno
 import json
 import multiprocessing
 import pickle
@@ -10,12 +11,23 @@ import sys
 import textwrap
 import time
 from dataclasses import asdict, replace
+from unittest import mock
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
-from gan_tutorial import checkpoints, data, networks, recipes, sampling, training
+from gan_tutorial import (
+    checkpoints,
+    data,
+    metrics,
+    networks,
+    pictures,
+    recipes,
+    sampling,
+    training,
+)
 from gan_tutorial.__main__ import main
 from gan_tutorial.classifier import load_classifier
 
@@ -86,6 +98,21 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, network, obj
     assert same_bits(unbroken, trained(recipe, resumed))
 
 
+def test_equal_runs_give_equal_files(saved, tmp_path):
+    """The library writes the entries of a header in another order each time."""
+    state, path = saved
+    settings = {"recipe": {}, "note": "six steps"}
+    files = {checkpoints.safetensors_file({}, {str(i): "" for i in range(9)}) for _ in range(9)}
+    assert len(files) == 1
+    for name in ("one", "two", "three"):
+        checkpoints.save(trained(replace(SMALL, r1=0.5)), tmp_path / name, settings)
+    one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
+    assert one == two == three
+    assert safetensors.torch.load(one).keys() == safetensors.torch.load_file(path).keys()
+    with safetensors.safe_open(tmp_path / "one", "pt") as file:
+        assert json.loads(file.metadata()["settings"]) == settings
+
+
 def test_a_resumed_run_has_the_rates_of_its_recipe(saved):
     _, path = saved
     recipe = replace(SMALL, steps=7, lr_G=0.5, lr_D=0.25, betas=(0.5, 0.9))
@@ -135,6 +162,15 @@ def test_a_missing_file_is_named(tmp_path):
         checkpoints.read_settings(tmp_path / "nowhere.safetensors")
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(saved, monkeypatch):
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("pathlib.Path.read_bytes", mock.Mock(side_effect=denied))
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"cannot be read \(Permission denied\); check its perm"
+    ):
+        checkpoints.read_settings(saved[1])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
 def test_a_truncated_file_is_refused_and_the_state_is_unchanged(saved, share):
     state, path = saved
@@ -166,10 +202,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
     path = tmp_path / "trap.safetensors"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(checkpoints.CheckpointError, match="not a complete safetensors file"):
+    with pytest.raises(checkpoints.CheckpointError, match="a pickle of torch.save"):
         checkpoints.load_generator(path)
     torch.save({"G": Trap()}, path)
-    with pytest.raises(checkpoints.CheckpointError, match="not a complete safetensors file"):
+    with pytest.raises(checkpoints.CheckpointError, match="a pickle of torch.save"):
         checkpoints.load_generator(path)
     assert not (tmp_path / "sprung").exists()
 
@@ -324,6 +360,32 @@ def test_the_bundled_generator_makes_the_class_it_is_given(name):
     assert accuracy > (0.95 if name == "digits" else 0.8)
 
 
+def test_the_bundled_flowers_have_the_petals_that_are_asked_for():
+    G, settings = checkpoints.load_generator("flowers")
+    assert (settings["data"], settings["step"]) == ("flowers", 0)
+    report = metrics.flower_report(sampling.generate(G, 600, seed=5), sampling.labels(G, 600))
+    assert report.asked > 0.9
+    assert report.covered > 60
+
+
+def test_networks_in_half_precision_sample_and_start_runs_but_cannot_be_resumed(tmp_path):
+    recipe = recipes.Recipe(shape=(3, 16, 16), latent_dim=4, width=16, classes=2)
+    state, path = recipe.init(), tmp_path / "pair.safetensors"
+    checkpoints.save_networks(state, path, {"recipe": asdict(recipe)})
+    checkpoints.save(state, tmp_path / "whole.safetensors", {"recipe": asdict(recipe)})
+    assert path.stat().st_size < 0.5 * (tmp_path / "whole.safetensors").stat().st_size
+    G, _ = checkpoints.load_generator(path)
+    ours, theirs = (sampling.generate(network, 20) for network in (state.G_ema, G))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    assert next(G.parameters()).dtype == torch.float32
+    other = replace(recipe, seed=1).init()
+    checkpoints.warm_start(other, path)
+    pairs = zip(state.D.parameters(), other.D.parameters(), strict=True)
+    assert max((a - b).abs().max().item() for a, b in pairs) < 1e-3
+    with pytest.raises(checkpoints.CheckpointError, match=r"has other networks: G\.\S+ is absent"):
+        checkpoints.restore(other, path)
+
+
 def test_a_warm_start_takes_networks_but_neither_steps_nor_moments():
     state = recipes.preset("best").init()
     checkpoints.warm_start(state, checkpoints.find("digits"))
@@ -342,3 +404,8 @@ def test_a_warm_start_from_other_networks_changes_nothing():
     with pytest.raises(checkpoints.CheckpointError, match="has other networks"):
         checkpoints.warm_start(state, checkpoints.find("digits"))
     assert same_bits(state, untouched)
+
+
+def test_the_folder_of_a_run_is_known_by_its_files():
+    """So that a run inside the data does not become data."""
+    assert set(pictures.RUN) == {checkpoints.Run.CHECKPOINT, checkpoints.Run.BEST}

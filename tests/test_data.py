@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import shutil
 import struct
+import time
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gan_tutorial import data, runtime
+from gan_tutorial import data, pictures, runtime
 
 ASSETS = Path(data.__file__).parent / "assets"
 
@@ -304,11 +305,27 @@ def test_long_images_are_cropped_to_a_central_square(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour"), [("L", 7), ("RGBA", (7, 7, 7, 0)), ("P", 7), ("CMYK", (248,) * 3 + (0,))]
+    "ending", ["jfif", "jpe", "JPG", "gif", "webp", "avif", "tif", "jp2", "tga"]
 )
-def test_images_of_any_mode_become_colour(tmp_path, mode, colour):
-    paint(tmp_path / "0.tif", colour, mode=mode)
-    assert data.load_images(tmp_path).pixels.shape == (1, 3, 32, 32)
+def test_images_are_found_by_all_their_usual_endings(tmp_path, ending):
+    if Image.registered_extensions().get(f".{ending.lower()}") not in Image.SAVE:
+        pytest.skip("this Pillow cannot write it")
+    paint(tmp_path / f"0.{ending}", (200, 30, 30))
+    assert data.load_images(tmp_path).pixels.float().mean((0, 2, 3)).tolist() == pytest.approx(
+        [200, 30, 30], abs=3
+    )
+
+
+def test_images_are_read_as_viewers_show_them(tmp_path):
+    """The details are those of test_pictures.py: here, that turning comes before the square."""
+    picture = np.zeros((10, 30), np.uint8)
+    picture[:, :10] = 255  # after a turn to the right, the upper third
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "0.png", exif=exif)
+    Image.new("LA", (10, 30), (0, 0)).save(tmp_path / "1.png")
+    images = data.load_images(tmp_path, size=10, channels=1)
+    assert images.pixels.unique(dim=0).flatten(1).tolist() == [[0] * 100, [255] * 100]
 
 
 def test_an_empty_subfolder_is_not_a_class(tmp_path):
@@ -318,18 +335,87 @@ def test_an_empty_subfolder_is_not_a_class(tmp_path):
 
 
 def test_a_folder_without_images_is_refused_with_what_it_contains(tmp_path):
-    with pytest.raises(data.DataError, match=r"has no image \(\.jpg.*, but nothing"):
-        data.load_images(tmp_path)
-    (tmp_path / "report.pdf").touch()
-    with pytest.raises(data.DataError, match=r"but report\.pdf"):
+    for name in ("report.pdf", "a.heic", "b.heic"):
+        (tmp_path / name).touch()
+    with pytest.raises(data.DataError, match=r"has no image .*, but \.heic 2, \.pdf 1"):
         data.load_images(tmp_path)
 
 
-def test_a_damaged_image_is_named(tmp_path):
-    whole = paint(tmp_path / "0.png", (1, 2, 3), size=(99, 99)).read_bytes()
-    (tmp_path / "0.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(data.DataError, match=r"0\.png cannot be read .*repair or delete it"):
-        data.load_images(tmp_path)
+def test_what_was_read_and_what_not_is_said_in_one_line(zoo, capsys):
+    (zoo / "cats" / ".ipynb_checkpoints").mkdir()
+    paint(zoo / "cats" / ".ipynb_checkpoints" / "0.png", (0, 200, 0))
+    paint(zoo / "runs" / "a" / "samples-000010.png", (0, 200, 0))
+    (zoo / "runs" / "a" / "checkpoint.safetensors").touch()
+    Image.new("RGB", (9, 30)).save(
+        zoo / "dogs" / "3.gif", save_all=True, append_images=[Image.new("RGB", (9, 30), "red")]
+    )
+    (zoo / "dogs" / "3.JPEG").unlink()
+    (zoo / "dogs" / "phone.HEIC").touch()
+    (zoo / "dogs" / "all").symlink_to(zoo)
+    assert len(data.load_images(zoo, size=16)) == 12
+    assert capsys.readouterr().out == (
+        "zoo: 12 images, 16×16, colour; cats 8, dogs 4; files of 9×10 to 12×30 pixels; "
+        "3 more are in the other split; of 1 with several pictures the first; skipped: .heic 1, "
+        ".txt 1, empty subfolders 1, folders of runs 1, hidden 3, links to folders 1\n"
+    )
+    data.load_images(zoo, verbose=False)
+    assert not any(capsys.readouterr())
+
+
+def test_many_images_show_a_progress_bar(zoo, monkeypatch, capsys):
+    read = pictures.read
+
+    def slowly(content):
+        time.sleep(0.15)  # 12 images: longer than the second after which it appears
+        return read(content)
+
+    monkeypatch.setattr(pictures, "read", slowly)
+    data.load_images(zoo)
+    assert "/12 [" in capsys.readouterr().err
+
+
+def test_the_fingerprint_of_a_folder_is_that_of_its_images_not_of_its_place(zoo):
+    before = data.load_images(zoo).fingerprint
+    moved = zoo.rename(zoo.parent / "moved")
+    assert data.load_images(moved, size=16, channels=1).fingerprint == before
+    assert len(before) == 64
+    (moved / "notes.txt").write_text("other words")
+    paint(moved / "runs" / "samples.png", (0, 0, 0))
+    (moved / "runs" / "checkpoint.safetensors").touch()
+    assert data.load_images(moved).fingerprint == before
+    seen = {before, data.load_images(moved, "test").fingerprint}
+    assert len(seen) == 2
+    for change in (
+        lambda: paint(moved / "cats" / "big" / "1.png", (201, 0, 0)),
+        lambda: paint(moved / "dogs" / "new.png", (0, 0, 0)),
+        lambda: (moved / "cats").rename(moved / "tigers"),  # also moves dogs to the first place
+        lambda: (moved / "tigers" / "small").rename(moved / "tigers" / "tiny"),
+    ):
+        change()
+        seen.add(data.load_images(moved).fingerprint)
+    assert len(seen) == 6
+
+
+def test_the_fingerprint_of_a_named_set_depends_neither_on_size_nor_on_the_machine():
+    train, test = (data.load_images("digits", split).fingerprint for split in data.SPLITS)
+    assert data.load_images("digits", size=16, channels=3).fingerprint == train != test
+    flowers = {data.load_images("flowers", size=size).fingerprint for size in (8, 12)}
+    assert len(flowers) == 1
+    assert len(flowers | {train, test}) == 3
+
+
+def test_a_folder_behind_the_name_of_a_set_is_mentioned(tmp_path, monkeypatch, recwarn):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowers").mkdir()
+    (tmp_path / "flowers" / "checkpoint.safetensors").touch()  # a run called flowers is none
+    assert data.load_images("flowers", "test", size=8).name == "flowers"
+    assert not recwarn
+    (tmp_path / "flowers" / "checkpoint.safetensors").unlink()
+    paint(tmp_path / "flowers" / "0.png", (0, 0, 0))
+    with pytest.warns(UserWarning, match=r"package's set; .* write \./flowers"):
+        assert len(data.load_images("flowers", "test", size=8)) == 2000
+    for name in ("./flowers", Path("flowers")):
+        assert len(data.load_images(name)) == 1
 
 
 def test_one_image_is_too_few_for_a_held_out_split(tmp_path):

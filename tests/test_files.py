@@ -1,5 +1,8 @@
 """A file is replaced atomically or not at all."""
 
+import io
+import sys
+
 import pytest
 
 from gan_tutorial import files
@@ -49,3 +52,18 @@ def test_replacing_overwrites_the_temporary_file_of_a_killed_process(tmp_path):
 def test_replacing_raises_if_nothing_was_written(tmp_path):
     with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "file.txt"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [("ascii", rb"28\xd728 \u03b3 \udcff"), ("utf-8", "28×28 γ ".encode() + rb"\udcff")],
+)
+def test_any_text_can_be_printed(encoding, printed, monkeypatch):
+    """Also the name of a file that is no UTF-8, which Python reads with a lone surrogate."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    with pytest.raises(UnicodeEncodeError):
+        print("\udcff")
+    files.escape_output()
+    print("28×28 γ \udcff", end="", flush=True)
+    assert raw.getvalue() == printed

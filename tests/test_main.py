@@ -1,7 +1,10 @@
 """The command line: what each command leaves behind, and one line for each bad input."""
 
+import asyncio
 import csv
+import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -9,6 +12,8 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, fields, replace
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,10 +22,13 @@ from PIL import Image
 
 from gan_tutorial import augment, checkpoints, data, metrics, recipes, records, sampling
 from gan_tutorial.__main__ import SETTINGS, expectation, main
+from gan_tutorial.ship.serving.app import Service
+from gan_tutorial.ship.serving.limits import Limits, ServerState
 from gan_tutorial.ship.serving.model import OnnxGenerator
 
 CHECKPOINT = checkpoints.Run.CHECKPOINT
 SMALL = "--width 4 --latent-dim 8 --batch-size 8 --device cpu --save-every 5 --sample-every 10"
+SMALL += " --lr-end 1"  # a run that is made longer has the rates of one that was as long at once
 
 
 def run(command):
@@ -108,7 +116,9 @@ def test_keep_best_keeps_the_checkpoint_that_is_nearest_to_validation_images(tmp
 
 def test_keep_best_is_refused_where_nothing_judges_and_cannot_be_changed_later(tmp_path, capsys):
     assert run(f"train --out {tmp_path / 'a'} --keep-best --size 32 {SMALL}") == 1
-    assert "--keep-best judges images (1, 28, 28), not (1, 32, 32)" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--keep-best judges images (1, 28, 28) of digits, mnist, fashion, fashion-mnist, " in err
+    assert "not (1, 32, 32) of digits; omit it" in err
     out = tmp_path / "b"
     assert run(f"train --out {out} --steps 5 {SMALL}") == 0
     assert run(f"train --out {out} --steps 10 --resume --keep-best {SMALL}") == 1
@@ -148,6 +158,57 @@ def test_a_folder_of_images_is_learned(tmp_path):
 
 
 @pytest.fixture
+def animals(tmp_path):
+    """A folder of two classes, each with four images."""
+    for index in range(8):
+        path = tmp_path / "animals" / ("cats", "dogs")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (30 * index, 0, 0)).save(path)
+    return tmp_path / "animals"
+
+
+def test_data_that_moved_are_resumed_and_data_that_changed_are_not(animals, tmp_path, capsys):
+    out = tmp_path / "a"
+
+    def train(folder, steps):
+        return run(f"train --data {folder} --size 16 --out {out} --steps {steps} --resume {SMALL}")
+
+    assert train(animals, 1) == 0
+    assert capsys.readouterr().out.startswith("animals: 8 images, 16×16, colour; cats 4, dogs 4;")
+    moved = animals.rename(tmp_path / "moved")
+    assert train(moved, 2) == 0
+    (moved / "dogs").rename(moved / "bears")  # now the first class
+    capsys.readouterr()
+    assert train(moved, 3) == 1
+    err = capsys.readouterr().err
+    assert f"the images in {moved} are not those that {out} began with; put them back, or" in err
+    (moved / "bears").rename(moved / "dogs")  # what the message says
+    assert train(moved, 3) == 0
+
+
+def test_the_names_of_classes_are_in_checkpoint_export_and_service(animals, tmp_path, capsys):
+    out = tmp_path / "a"
+    assert run(f"train --data {animals} --size 16 --out {out} --steps 1 {SMALL}") == 0
+    assert checkpoints.read_settings(out / CHECKPOINT)["class_names"] == ["cats", "dogs"]
+    for form in ("onnx", "safetensors"):
+        capsys.readouterr()
+        assert run(f"export {out} --format {form} --out {tmp_path}/model.{form}") == 0
+        assert "holds G of 2 classes (cats, dogs), " in capsys.readouterr().out
+    generator = OnnxGenerator(tmp_path / "model.onnx")
+    service = Service(generator, Limits(), ServerState())
+    assert asyncio.run(service.model())["classes"] == ("cats", "dogs")
+
+
+def test_a_run_inside_the_data_does_not_become_data(animals, capsys):
+    out = animals / "runs" / "a"
+    for steps in (10, 20):
+        command = f"train --data {animals} --size 16 --out {out} --steps {steps} --resume {SMALL}"
+        assert run(command) == 0
+        assert (out / "samples-000010.png").exists()
+    assert "animals: 8 images" in capsys.readouterr().out.splitlines()[-3]
+
+
+@pytest.fixture
 def photographs(tmp_path):
     """A folder of 40 colour images of mixed sizes, formats and modes."""
     folder = tmp_path / "photographs"
@@ -167,7 +228,10 @@ def test_colour_photographs_are_learned_resumed_sampled_and_exported(photographs
     command = f"train --data {photographs} --size 64 --channels 3 --out {out} {SMALL}"
     assert run(f"{command} --steps 14") == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("32 images: with 100 digits FD ended at ")
+    read, expected, _ = printed.out.splitlines()
+    assert read.startswith("photographs: 32 images, 64×64, colour; one class; files of ")
+    assert read.endswith("; 8 more are in the other split")
+    assert expected.startswith("32 images: with 100 digits FD ended at ")
     assert re.search(r"\ba step takes \S+ s here, the 1 to come about \d", printed.err)
     assert run(f"{command} --steps 20 --resume") == 0
     settings = checkpoints.read_settings(out / CHECKPOINT)
@@ -179,11 +243,35 @@ def test_colour_photographs_are_learned_resumed_sampled_and_exported(photographs
     capsys.readouterr()
     assert run(f"evaluate {out} --count 100") == 1
     err = capsys.readouterr().err
-    assert "evaluate judges samples (1, 28, 28)" in err
-    assert "makes (3, 64, 64): look at them with sample" in err
+    assert "evaluate needs 65 held-out images, a fifth of 325; " in err
+    assert "photographs has 8; add images, or judge by eye with sample" in err
     assert err.count("\n") == 1
     assert run(f"export {out} --out {out}/model.onnx") == 0
     assert OnnxGenerator(out / "model.onnx").card.shape == (3, 64, 64)
+
+
+def test_a_run_on_ones_own_images_is_judged(tmp_path, capsys):
+    """By the features of an untrained network, of any size, in colour, with or without classes."""
+    folder, rng = tmp_path / "own", np.random.default_rng(0)
+    folder.mkdir()
+    for index, pixels in enumerate(rng.integers(0, 256, (325, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    assert run(f"train --data {folder} --size 8 --out {tmp_path}/a --steps 2 {SMALL}") == 0
+    capsys.readouterr()
+    assert run(f"evaluate {tmp_path}/a --count 100 --json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["features"] == "untrained network"
+    assert "shares" not in figures
+    assert figures["ratio"] > 3
+    assert run(f"evaluate {tmp_path}/a --count 100") == 0
+    table = capsys.readouterr().out
+    assert f"{figures['scores']['fd']:.4f}" in table
+    assert "compare runs on the same images only" in table
+    folder.rename(tmp_path / "moved")
+    assert run(f"evaluate {tmp_path}/a --count 100") == 1
+    assert f"there is no folder '{folder}'; give --data with a folder" in capsys.readouterr().err
+    assert run(f"evaluate {tmp_path}/a --count 100 --data {tmp_path}/moved") == 0
+    assert capsys.readouterr().out == table
 
 
 def test_what_to_expect_is_what_the_record_says():
@@ -266,19 +354,23 @@ def test_exported_weights_are_named(trained, tmp_path, capsys):
     assert out.stat().st_size > 0
 
 
+COMMANDS = ("train", "sample", "evaluate", "export")
 BAD = {
     "unknown preset": (
         "train --out {new} --preset fast",
-        "--preset must be one of quick, best, article, but is 'fast'",
+        "--preset must be one of quick, best, hinge, article, flowers, but is 'fast'",
     ),
-    "a preset for points": ("train --out {new} --preset plane", "best, article, but is 'plane'"),
+    "a preset for points": (
+        "train --out {new} --preset plane",
+        "best, hinge, article, flowers, but is 'plane'",
+    ),
     "warm start from nowhere": (
         "train --out {new} --warm-start {new}",
         "there is no checkpoint at",
     ),
     "warm start from other networks": (
         "train --out {new} --warm-start {run}",
-        "has other networks",
+        "has other networks; to have them, add --latent-dim 8 --width 4",
     ),
     "no such command": ("paint", "No such command 'paint'"),
     "no out": ("train", "Missing option '--out'"),
@@ -290,7 +382,7 @@ BAD = {
     "beta of 1": ("train --out {new} --beta1 1", "beta1 must be a number in [0, 1)"),
     "ema of 1": ("train --out {new} --ema 1", "ema must be a number in [0, 1)"),
     "NaN penalty": ("train --out {new} --r1 nan", "r1 must be a number"),
-    "negative seed": ("train --out {new} --seed -1", "seed must be an integer from 0"),
+    "negative seed": ("train --out {new} --seed -1", "--seed must be an integer of at least 0"),
     "a seed beyond int64": ("train --out {new} --seed 18446744073709551616", "--seed must be"),
     "unknown objective": (
         "train --out {new} --objective bce",
@@ -298,9 +390,48 @@ BAD = {
     ),
     "unknown network": ("train --out {new} --network unet", "network must be one of mlp, conv"),
     "zero width": ("train --out {new} --width 0", "width must be an integer of at least 1"),
-    "more than there is memory": ("train --out {new} --width 100000000", "use smaller numbers"),
+    "more than there is memory": (
+        "train --out {new} --width 100000000",
+        "bytes at once); lower --batch-size, --width, --latent-dim or --size",
+    ),
+    "images larger than memory": (
+        "train --out {new} --data flowers --network mlp --size 1000000",
+        "bytes at once); lower --batch-size, --width, --latent-dim or --size",
+    ),
+    "a size beyond": ("train --out {new} --network mlp --size 1" + 30 * "0", "size must be"),
+    "a batch beyond": (
+        "train --out {new} --batch-size 1" + 30 * "0",
+        "from 1 to 9223372036854775807",
+    ),
+    "a latent vector beyond": ("train --out {new} --latent-dim 1" + 30 * "0", "latent_dim must be"),
+    "too many samples": ("sample {run} --count 10000000", "lower --count or change --columns"),
+    "samples beyond": ("sample {run} --count 1" + 30 * "0", "count must be an integer from 1 to"),
+    "too wide a row": ("sample {run} --columns 1000000000", "lower --count or change --columns"),
+    "columns beyond": ("sample {run} --columns 1" + 30 * "0", "--columns must be"),
+    "a long picture": (
+        "sample {run} --out {new}/a.webp --count 600 --columns 1",
+        "but a picture has at most 80,000,000 pixels, 16,383 a side",
+    ),
+    "too many to judge": (
+        "evaluate {run} --count 100001",
+        "--count must be an integer from 65 to 100000",
+    ),
+    "the images' folder for the run's": (
+        "train --data {pictures} --out {pictures}",
+        "--out {pictures} holds images of --data {pictures}; give a folder of its own",
+    ),
+    "a class for the run's folder": (
+        "train --data {pictures} --out {pictures}/cats",
+        "/cats holds images of --data {pictures}; give a folder of its own",
+    ),
     "unknown data": ("train --out {new} --data faces", "digits, fashion, flowers, mnist"),
-    "missing data": ("train --out {new} --data cifar10 --root {new}", "download=True"),
+    "missing data": (
+        "train --out {new} --data cifar10 --root {new}",
+        "cannot be read from {new} (Dataset not found or corrupted.); "
+        "give its place with root= (--root FOLDER), or let torchvision fetch it with "
+        "download=True (--download)",
+    ),
+    "missing data to judge by": ("evaluate {run} --data cifar10 --root {new}", "(--root FOLDER)"),
     "two channels": ("train --out {new} --channels 2", "channels must be one of 1, 3"),
     "unknown device": (
         "train --out {new} --device tpu9",
@@ -316,18 +447,22 @@ BAD = {
         "train --out {new} --data {new} --size 30",
         "16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112 or 128",
     ),
-    "a file for a folder": ("train --out {file}", "{file}"),
+    "a file for a folder": (
+        "train --out {file}",
+        "{file} cannot be a folder, as {file} is a file; give another folder with --out",
+    ),
+    "a folder below a file": ("train --out {file}/a/b", "{file}/a/b cannot be a folder, as {file}"),
     "a run is there": ("train --out {run}", "holds a run of 20 steps; add --resume"),
     "other options": (
         f"train --out {{run}} --resume --r1 1 --conditional {SMALL}",
-        "has other settings: r1 was 0.0, is 1.0; repeat its options",
+        "has other settings: r1 was 0.2, is 1.0; repeat its options, or start from its networks",
     ),
     "fewer steps": (
         f"train --out {{run}} --resume --steps 3 --conditional {SMALL}",
         "has 20 steps; give a larger --steps",
     ),
     "no run": ("sample {new}", "there is no checkpoint"),
-    "not a checkpoint": ("sample {file}", "not a complete safetensors file"),
+    "not a checkpoint": ("sample {file}", "not a safetensors file; give a file that"),
     "no samples": ("sample {run} --count 0", "count must be an integer of at least 1"),
     "no columns": ("sample {run} --columns 0", "--columns must be an integer of at least 1"),
     "truncation of 0": ("sample {run} --truncation 0", "truncation must be a number in (0, inf)"),
@@ -338,8 +473,10 @@ BAD = {
         "the generator has no classes",
     ),
     "no picture": ("sample {run} --out {new}/a.doc", "a.doc must end in .png, .jpg or .webp"),
-    "too few to judge": ("evaluate {run} --count 10", "--count must be an integer of at least 65"),
-    "no classifier": ("evaluate {run} --data cifar10", "no bundled classifier for 'cifar10'"),
+    "too few to judge": (
+        "evaluate {run} --count 10",
+        "--count must be an integer from 65 to 100000",
+    ),
     "unknown format": ("export {run} --format pickle", "--format must be one of onnx, safetensors"),
 }
 
@@ -347,7 +484,10 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_input_ends_in_one_line_and_a_status(name, trained, tmp_path, capsys):
     command, message = BAD[name]
-    places = {"run": trained} | {p: tmp_path / p for p in ("new", "file", "unconditional")}
+    names = ("new", "file", "unconditional", "pictures")
+    places = {"run": trained} | {name: tmp_path / name for name in names}
+    (places["pictures"] / "cats").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(places["pictures"] / "cats" / "0.png")
     places["file"].write_text("not a checkpoint")
     if "{unconditional}" in command:
         recipe = recipes.Recipe(width=4, latent_dim=8)
@@ -359,8 +499,39 @@ def test_a_bad_input_ends_in_one_line_and_a_status(name, trained, tmp_path, caps
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message.format(**places) in err
+    if (name := command.split()[0]) in COMMANDS:
+        named = set(re.findall(r"--[a-z][a-z0-9-]+", err.replace(str(tmp_path), "")))
+        assert run(f"{name} --help") == 0
+        assert named <= set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
     assert {path: path.read_bytes() for path in trained.iterdir()} == before
     assert not places["new"].exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8 GiB",
+            "error: the GPU has not the memory for it (20.00 GiB at once); lower --count\n",
+        ),
+        (
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "error: the GPU has not the memory for it; lower --count\n",
+        ),
+        (
+            "Storage size calculation overflowed with sizes=[9223372036854775807, 1]",
+            "error: this machine has not the memory for it; lower --count\n",
+        ),
+        ("", "error: this machine has not the memory for it; lower --count\n"),
+    ],
+)
+def test_memory_that_cannot_be_had_ends_in_one_line(trained, message, said, monkeypatch, capsys):
+    def full(*_, **__):
+        raise RuntimeError(message + "\nC++ frames") if message else MemoryError
+
+    monkeypatch.setattr(sampling, "generate", full)
+    assert run(f"sample {trained}") == 1
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("settings", [{}, {"data": "digits", "recipe": {}}, {"recipe": "best"}])
@@ -410,12 +581,17 @@ def test_divergence_ends_in_one_line_and_keeps_a_good_state(sample_every, tmp_pa
     rates = "--lr-g 1e30 --lr-d 1e30 --beta1 0"
     options = f"{SMALL} --sample-every {sample_every} --save-every 10"
     assert run(f"train --out {tmp_path} --steps 400 {rates} {options}") == 1
-    assert "lower the learning rates" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "lower the learning rates, add a penalty (r1)" in error
     G, settings = checkpoints.load_generator(tmp_path)
     assert all(torch.isfinite(parameter).all() for parameter in G.parameters())
     assert settings["step"] < 400
     with (tmp_path / "log.csv").open() as file:
         assert all(int(row["step"]) <= settings["step"] for row in csv.DictReader(file))
+    advice = re.search(r"to go on from it, add (--warm-start \S+) and another --out$", error)[1]
+    assert run(f"train --out {tmp_path}/b --steps 4 --r1 1 {advice} {options}") == 0  # as it says
+    assert run(f"train --out {tmp_path} --resume --steps 400 --r1 1 {options}") == 1
+    assert f"start from its networks: --warm-start {tmp_path} with" in capsys.readouterr().err
 
 
 def test_the_module_runs_as_a_process_from_any_folder(tmp_path):
@@ -468,8 +644,12 @@ def test_the_bundled_pairs_answer_to_their_names(tmp_path, capsys):
     assert run("evaluate fashion --count 300 --json") == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["scores"]["fd"] < 5 * figures["floors"]["fd"]
-    options = "--preset best --warm-start digits --steps 1 --batch-size 4"
-    assert run(f"train --out {tmp_path}/b {options}") == 0
+    options = f"--out {tmp_path}/b --warm-start digits --steps 1 --batch-size 4"
+    assert run(f"train {options} --network mlp --size 16") == 1
+    err = capsys.readouterr().err
+    advice = re.search(r"to have them, add (--.*)$", err)[1]
+    assert advice == "--network conv --size 28 --channels 1 --width 24"
+    assert run(f"train {options} {advice}") == 0
 
 
 def test_a_resumed_run_does_not_need_what_it_started_from(tmp_path):
@@ -478,3 +658,63 @@ def test_a_resumed_run_does_not_need_what_it_started_from(tmp_path):
     assert run(f"train --steps 2 {options}") == 0
     (tmp_path / "a" / CHECKPOINT).unlink()
     assert run(f"train --steps 4 --resume {options}") == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
+    """The lock ends with the process that holds it, also if that is killed."""
+    command = f"train --out {tmp_path}/a --resume --steps 100000 {SMALL}"
+    first = process(command)
+    while not (tmp_path / "a" / CHECKPOINT).exists():
+        time.sleep(0.05)
+        assert first.poll() is None, first.stderr.read()
+    assert run(command) == 1
+    message = f"another process is training in {tmp_path}/a; wait for it, stop it, or give another"
+    assert message in capsys.readouterr().err
+    assert run(f"sample {tmp_path}/a --out {tmp_path}/a.png --count 1") == 0, "reading is free"
+    first.kill()
+    first.communicate()
+    step = checkpoints.read_settings(tmp_path / "a" / CHECKPOINT)["step"]
+    assert run(command.replace("100000", str(step + 5))) == 0
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
+    failing = mock.Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
+    monkeypatch.setattr("filelock.FileLock.acquire", failing)
+    assert run(f"train --out {tmp_path}/a --steps 1 {SMALL}") == 0
+    failing.side_effect = PermissionError(errno.EACCES, "Permission denied")
+    assert run(f"train --out {tmp_path}/b --steps 1 {SMALL}") == 1
+    assert failing.call_count == 2
+
+
+def test_a_machine_without_home_and_utf8_will_do(tmp_path, monkeypatch, capsys):
+    """A home that cannot be written, an encoding without ×, a name that is no UTF-8."""
+    names = {name: os.fsdecode(os.fsencode(tmp_path / name) + b" \xff") for name in "abc"}
+    odd = {"HOME": "/dev/null", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    started = process(
+        f"train --out '{names['a']}' --steps 2 {SMALL}", env={**os.environ, **odd}, errors="replace"
+    )
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    assert out.splitlines()[-1].endswith(r"a \udcff")
+    assert r"28\xd728" in out
+    a, b, c = (shlex.quote(names[name]) for name in "abc")
+    assert run(f"sample {a} --count 1 --out {b}.png") == 0
+    assert run(f"export {a} --out {b}.onnx") == 0
+    assert run(f"export {a} --out {b}.safetensors --format safetensors") == 0
+    assert OnnxGenerator(f"{names['b']}.onnx").card.name == "digits"
+    monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError("no home directory.")))
+    capsys.readouterr()
+    assert run(f"train --out {c} --data mnist {SMALL}") == 1
+    err = capsys.readouterr().err
+    assert "mnist cannot be read from the home folder (no home directory.); give its place" in err
+
+
+def test_serve_on_windows_waits_for_a_process(monkeypatch):
+    """Its execv splits arguments at spaces."""
+    call = mock.Mock(return_value=3)
+    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert run("serve 'my model.onnx' --port 0") == 3
+    module = ["-m", "gan_tutorial.ship.serving"]
+    call.assert_called_once_with([sys.executable, *module, "my model.onnx", "--port", "0"])

@@ -6,7 +6,9 @@ from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from gan_tutorial import live
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "# A chapter\n\nIt says what it is for.\n\n**Run time**: about 0 s on two CPU cores"
@@ -43,6 +45,20 @@ def test_stores_outputs_counts_and_run_time(tmp_path: Path) -> None:
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert all("execution" not in cell.metadata for cell in notebook.cells)
     assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
+
+
+def test_refreshes_explorers_without_running_their_notebook(tmp_path: Path) -> None:
+    path = write(tmp_path, "from gan_tutorial import live\nlive.dirac()", "print('ran')")
+    notebook = nbformat.read(path, as_version=4)
+    old = live.dirac()._repr_html_().replace("use strict", "use old")
+    data = {"text/html": old, "text/plain": "Explorer()"}
+    notebook.cells[1].outputs = [new_output("display_data", data)]
+    nbformat.write(notebook, path)
+    assert runner.main(["refresh", str(path)]) == 0
+    stored = nbformat.read(path, as_version=4)
+    assert stored.cells[1].outputs[0].data["text/html"] == live.dirac()._repr_html_()
+    assert stored.cells[2].outputs == []
+    assert not runner.refresh(path)  # nothing is left to do
 
 
 def test_stores_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:

@@ -86,9 +86,9 @@ def test_opens_with_title_purpose_and_run_time(notebook: NotebookNode) -> None:
     assert paragraphs, "after the title: what the reader will learn, what the chapter assumes"
 
 
-def test_states_a_run_time_of_at_most_a_minute(notebook: NotebookNode) -> None:
+def test_states_a_run_time_of_at_most_a_hundred_seconds(notebook: NotebookNode) -> None:
     seconds = int(RUN_TIME.search(notebook.cells[0].source)[1])
-    assert 0 < seconds <= 60, "execute it: python tools/notebooks.py execute"
+    assert 0 < seconds <= 100, "execute it: python tools/notebooks.py execute"
 
 
 def test_is_stored_executed_from_top_to_bottom(notebook: NotebookNode) -> None:
@@ -277,9 +277,12 @@ def test_is_listed_in_the_table_of_contents_and_on_the_cover(path: Path) -> None
 def test_imports_only_what_the_package_needs(notebook: NotebookNode) -> None:
     third_party = (
         "gan_tutorial torch torchvision torchmetrics torch_fidelity safetensors numpy scipy"
-        " matplotlib PIL tqdm onnx onnxruntime ipywidgets IPython"
+        " matplotlib PIL tqdm onnx onnxruntime IPython"
     )
-    allowed = {*third_party.split(), *sys.stdlib_module_names}
+    programs = {
+        path.stem for path in (ROOT / "book").glob("[!_]*/*.py")
+    }  # they stand beside notebooks
+    allowed = {*third_party.split(), *programs, *sys.stdlib_module_names}
     for cell in code(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -49,6 +49,50 @@ def test_penalties_of_a_quadratic_d_are_taken_at_the_right_points(seed):
     torch.testing.assert_close(same, ((real @ A).norm(dim=1) - 1).square().mean())
 
 
+def test_the_finite_difference_has_the_squared_norm_as_its_mean():
+    """Exactly so for a linear D; for a quadratic one as σ tends to 0, with an error of order σ²."""
+    w, x = points(3, 1)[0], points(4, 1)
+    many, rng = x.expand(200_000, -1), torch.Generator().manual_seed(0)
+    for sigma in (0.01, 1.0):
+        D = linear(w)
+        slopes = penalties.approximate_gradient_norm(D, many, D(many), sigma, rng)
+        error = slopes.std() / len(slopes) ** 0.5
+        assert abs(slopes.mean() - w.square().sum()) < 4 * error
+    D, exact = quadratic(A), penalties.squared_gradient_norm(quadratic(A), x)
+    bias = (A.trace() ** 2 + 2 * (A @ A).trace()) / 4  # E (½ εᵀAε)²
+    for sigma in (0.1, 1.0):
+        slopes = penalties.approximate_gradient_norm(D, many, D(many), sigma, rng)
+        error = slopes.std() / len(slopes) ** 0.5
+        assert abs(slopes.mean() - exact - sigma**2 * bias) < 4 * error
+
+
+def test_the_finite_difference_trains_d_through_both_of_its_passes():
+    """The gradient is that of ((D(x + σε) - D(x)) / σ)² with both terms attached."""
+    torch.manual_seed(0)
+    D, x = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)),
+        torch.ones(5, 3),
+    )
+    rngs = [torch.Generator().manual_seed(1) for _ in range(2)]
+    penalties.approximate_gradient_norm(D, x, D(x), 0.5, rngs[0]).mean().backward()
+    ours = [p.grad.clone() for p in D.parameters()]
+    noise = torch.randn(5, 3, generator=rngs[1])
+    by_hand = (((D(x + 0.5 * noise) - D(x)) / 0.5) ** 2).mean()
+    for grad, expected in zip(ours, torch.autograd.grad(by_hand, D.parameters()), strict=True):
+        torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_parts_of_the_finite_difference_are_those_of_the_whole_batch(n):
+    D, x = quadratic(A), points(count=8)
+    whole = penalties.approximate_gradient_norm(D, x, D(x), 0.1, torch.Generator().manual_seed(0))
+    parts = []
+    for k, part in enumerate(x.chunk(n)):
+        rng = torch.Generator().manual_seed(0)
+        parts.append(penalties.approximate_gradient_norm(D, part, D(part), 0.1, rng, (k, n)))
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
 @pytest.mark.parametrize("shape", [(200, 2), (200, 1, 4, 4)])
 def test_wgan_gp_is_taken_between_the_pairs(shape):
     """At a uniform point of the segment from a fake to its real sample, one weight per sample."""

@@ -62,7 +62,9 @@ def test_a_recipe_refuses_what_cannot_be(changes, message):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="preset must be one of quick, best, article, plane"):
+    with pytest.raises(
+        ValueError, match="preset must be one of quick, best, hinge, article, flowers, plane"
+    ):
         recipes.preset("slow")
 
 

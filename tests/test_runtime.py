@@ -35,6 +35,12 @@ def test_auto_prefers_a_gpu(monkeypatch):
     assert runtime.choose_device() == torch.device("cpu")
 
 
+def test_the_devices_of_a_mac_are_named(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="no device 'gpu' here; use one of auto, cpu.*, mps$"):
+        runtime.choose_device("gpu")
+
+
 @given(counts, counts)
 def test_a_step_has_the_same_random_numbers_each_time(seed, step):
     assert draws(seed, step) == draws(seed, step)

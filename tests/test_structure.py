@@ -22,7 +22,7 @@ FILES = {
 } | {"live": PACKAGE / "live/__init__.py"}
 MODULES = list(FILES)
 SERVING = [name for name in MODULES if name.startswith("ship.serving.")]
-TORCH_FREE = ["arrays", "checks", "files", "live", *SERVING]
+TORCH_FREE = ["arrays", "checks", "files", "live", "pictures", *SERVING]
 
 
 def tree(module: str) -> ast.Module:

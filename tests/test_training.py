@@ -1,6 +1,7 @@
 """The loop: who updates what, resuming with the same bits, divergence, and the first batch."""
 
 import copy
+import functools
 import gc
 import itertools
 import json
@@ -14,7 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gan_tutorial import (
     augment,
@@ -25,6 +27,7 @@ from gan_tutorial import (
     networks,
     recipes,
     runtime,
+    sampling,
     training,
 )
 
@@ -35,7 +38,8 @@ PENALTIES = {
     "gp": {"gp": 10.0},
     "r1 + r2": {"r1": 1.0, "r2": 1.0},
 }
-SMALL = training.TrainConfig(steps=6, batch_size=4)
+# Powers of two, as a recorded step holds its learning rates in float32.
+SMALL = training.TrainConfig(steps=6, batch_size=4, lr_G=2**-9, lr_D=2**-10)
 
 
 def fresh(
@@ -247,6 +251,22 @@ def test_the_penalties_have_their_papers_weights(samples):
     assert step["penalty"].item() == pytest.approx(10 * gp)
 
 
+@pytest.mark.parametrize("which", ["r1", "r2"])
+def test_with_noise_r1_and_r2_are_finite_differences(samples, which):
+    """The same weight γ/2, and close to the exact penalty in the mean over the noise."""
+    state = fresh()
+    real, fake, labels, _, _ = step_parts(state, samples["mlp"])
+    exact = replace(SMALL, **{which: 3.0})
+    rng = torch.Generator().manual_seed(0)
+    approximate = replace(exact, penalty_noise=1e-2)
+    of = functools.partial(training.discriminator_loss, state, real, fake, labels)
+    with torch.no_grad():
+        values = [of(approximate, rng)[1]["penalty"] for _ in range(2000)]
+    values = torch.stack(values)
+    error = values.std() / len(values) ** 0.5
+    assert abs(values.mean() - of(exact, rng)[1]["penalty"].item()) < 4 * error
+
+
 def test_one_step_equals_the_same_step_by_hand(samples):
     """Separate passes of D for real and fake, and Adam that is not fused."""
     config = replace(SMALL, objective="non_saturating", steps=1, ema=0.9)
@@ -399,6 +419,8 @@ def replaying(device, monkeypatch, deterministic) -> torch.device:
 STEPS = {  # what a step may consist of
     "plain": {},
     "penalties": {"r1": 0.1, "r2": 0.1, "gp": 1.0},
+    "finite differences": {"r1": 0.1, "r2": 0.1, "penalty_noise": 0.1},
+    "decay": {"lr_end": 0.5},
     "relativistic": {"objective": "relativistic", "r1": 0.1},
     "augmented": {"augment": augment.POLICY},
     "bfloat16": {"bf16": True},
@@ -450,11 +472,11 @@ def test_a_resumed_run_of_replayed_steps_has_the_same_bits(samples, replaying, k
 
 
 def test_a_resumed_run_replays_with_its_own_settings(samples, replaying):
-    """A recording holds the learning rates, so each call of train makes its own."""
+    """Each call of train makes its own recording."""
     states = {}
     for graph in (False, True):
         states[graph] = fresh("conv", device=replaying)
-        for config in (SMALL, replace(SMALL, steps=12, lr_G=1e-2, lr_D=1e-4, betas=(0.5, 0.9))):
+        for config in (SMALL, replace(SMALL, steps=12, lr_G=2**-7, lr_D=2**-13, betas=(0.5, 0.9))):
             list(training.train(states[graph], samples["conv"], config, graph=graph))
     assert same(states[True], states[False])
 
@@ -731,3 +753,43 @@ def test_train_uses_the_learning_rates_that_it_is_given(samples):
     groups = state.opt_G.param_groups + state.opt_D.param_groups
     rates = [(group["lr"], group["betas"]) for group in groups]
     assert rates == [(0.5, (0.1, 0.2)), (0.25, (0.1, 0.2))]
+
+
+def test_the_learning_rates_fall_linearly_over_the_run(samples):
+    """In a resumed run too."""
+    config = replace(SMALL, steps=10, lr_G=0.5, lr_D=0.25, lr_end=0.2)
+    state, rates = fresh(config=config), []
+    for stop in (7, 10):
+        for log in training.train(state, samples["mlp"], config):
+            rates.append((state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"]))
+            if log.step == stop:
+                break
+    factors = 1 - 0.08 * torch.arange(10)
+    expected = factors.unsqueeze(1) * torch.tensor([0.5, 0.25])
+    torch.testing.assert_close(torch.tensor(rates), expected)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Fails when an operation returns float64, which Apple's MPS does not have."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            double = isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64
+            assert not (double and leaf.ndim), f"{operation} returns float64"
+        return result
+
+
+@pytest.mark.parametrize("name", ["quick", "best", "article"])
+def test_training_and_sampling_need_no_float64(name, pictures, monkeypatch):
+    monkeypatch.setattr(training, "has_fused_adam", lambda _: False)  # as on MPS
+    changes = {"shape": (1, 8, 8), "width": 4, "hidden": (8,), "classes": 4, "steps": 2}
+    changes |= {"batch_size": 4, "r1": 0.1, "gp": 1.0, "augment": augment.POLICY}
+    recipe = replace(recipes.preset(name), **changes)
+    state = recipe.init()
+    with WithoutFloat64():
+        for log in training.stop_on_nan(training.train(state, pictures, recipe), state):
+            assert math.isfinite(log["d_loss"])
+        sampling.generate(sampling.recalibrate_batchnorm(state.G_ema, 2, 4), 3)
+        with pytest.raises(AssertionError, match="returns float64"):  # the control
+            torch.zeros(2).double()

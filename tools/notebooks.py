@@ -2,9 +2,11 @@
 
     python tools/notebooks.py execute                           every notebook of the book
     python tools/notebooks.py execute book/first-gan/data.ipynb     only those named
+    python tools/notebooks.py refresh        store the explorers' present scripts, style and stills
 
 A notebook is replaced only if it ran without an error, a warning, or a new file in its
-working folder; otherwise the old one stays, and the command ends with status 1.
+working folder; otherwise the old one stays, and the command ends with status 1. `refresh` runs
+nothing: it keeps the data of each explorer, such as a generator's weights, and its text.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from gan_tutorial import live
 from gan_tutorial.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,11 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["execute"])
+    parser.add_argument("action", choices=["execute", "refresh"])
     parser.add_argument(
         "notebooks", nargs="*", type=Path, help="all those in book/ when none is named"
     )
-    paths = parser.parse_args(arguments).notebooks or notebooks(BOOK)
+    given = parser.parse_args(arguments)
+    paths = given.notebooks or notebooks(BOOK)
+    if given.action == "refresh":
+        for path in paths:
+            if refresh(path):
+                print(f"{path}: refreshed")
+        return 0
     failed = 0
     for path in (bar := tqdm(paths, disable=None)):
         bar.set_description(path.stem)
@@ -76,7 +85,7 @@ def execute(path: Path) -> float:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, nbformat.reader.NotJSONError) as error:
         raise NotebookError(f"it cannot be read: {error}") from error
-    seconds = run(notebook)
+    seconds = run(notebook, path.parent)
     tidy(notebook)
     state_run_time(notebook, shown(seconds))
     nbformat.validate(notebook)
@@ -86,8 +95,31 @@ def execute(path: Path) -> float:
     return seconds
 
 
-def run(notebook: NotebookNode) -> float:
-    """Run all cells, in an empty temporary folder; return the seconds, kernel's start included."""
+def refresh(path: Path) -> bool:
+    """Put the present scripts, style and stills into a notebook's explorers; return if any differ.
+
+    Cells are not run.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    changed = False
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            old = output.get("data", {}).get("text/html", "")
+            if (new := live.refreshed(old)) != old:
+                output.data["text/html"] = new
+                changed = True
+    if changed:
+        with replacing(path) as temporary:
+            nbformat.write(notebook, temporary)
+    return changed
+
+
+def run(notebook: NotebookNode, programs: Path = BOOK) -> float:
+    """Run all cells, in an empty temporary folder; return the seconds, kernel's start included.
+
+    The cells can import the programs of the folder ``programs``, as if they ran there.
+    """
+    paths = [str(programs.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     # The kernel inherits GOMP_SPINCOUNT, which gan_tutorial has set, as in `make lab`.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # before a kernel in the home folder
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +132,7 @@ def run(notebook: NotebookNode) -> float:
         )
         start = time.perf_counter()
         try:
-            client.execute()
+            client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise NotebookError(str(error)) from error
         seconds = time.perf_counter() - start

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, Union
 
 from docutils import nodes
+from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.ext.autodoc.mock import _MockObject
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the package need not be installed
+from gan_tutorial import live
 
 COLAB = "https://colab.research.google.com"
 
@@ -52,6 +56,17 @@ def keep_first_of_live(body: str) -> str:
 
     part = r'<(style|script) data-gan-live="(?P<name>\w+)">.*?</\1>'
     return re.sub(part, keep, body, flags=re.DOTALL)
+
+
+class LiveExplorer(Directive):
+    """An explorer of ``gan_tutorial.live`` on a page that is no notebook."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return what a cell with the explorer would show."""
+        explorer = getattr(live, self.arguments[0])()
+        return [nodes.raw("", explorer._repr_html_(), format="html")]
 
 
 def mend_markup(
@@ -99,9 +114,9 @@ def complete_mocks() -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
-    sys.path.insert(0, str(Path(app.srcdir)))  # the package need not be installed
     complete_mocks()
     leave_out_thebe(app)
+    app.add_directive("explorer", LiveExplorer)
     app.connect("config-inited", offer_repository_buttons)
     app.connect("autodoc-process-docstring", keep_asterisks)
     app.connect("html-page-context", mend_markup)

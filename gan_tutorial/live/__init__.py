@@ -10,6 +10,7 @@ explorer has a file of its own.
 import base64
 import html
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class Explorer:
         hint: what to try and what to look for; stands above it.
         alt: what the still picture shows.
         still: name of the still picture, in ``stills/``.
+        scripts: others that it needs, before its own.
+        data: more options, which are too long to be shown by ``repr``.
     """
 
     name: str
@@ -39,28 +42,53 @@ class Explorer:
     hint: str = field(repr=False)
     alt: str = field(repr=False)
     still: str = field(repr=False)
+    scripts: tuple[str, ...] = field(default=(), repr=False)
+    data: dict[str, object] = field(default_factory=dict, repr=False)
 
     def _repr_html_(self) -> str:
         scripts = "".join(
             f'<script data-gan-live="{name}">{read(f"{name}.js")}</script>'
-            for name in (*SHARED, self.name)
+            for name in (*SHARED, *self.scripts, self.name)
         )
-        picture = (FOLDER / "stills" / f"{self.still}.webp").read_bytes()
         return (
             f'<style data-gan-live="style">{read("style.css")}</style>'
             f'<div class="gan-live" role="group" aria-label="{html.escape(self.title)}">'
             f'<p class="gan-live-hint">{html.escape(self.hint)}</p>'
             '<img class="gan-live-still" width="720" '
-            f'src="data:image/webp;base64,{base64.b64encode(picture).decode()}" '
+            f'data-gan-still="{self.still}" src="{still(self.still)}" '
             f'alt="{html.escape(self.alt)}">{scripts}'
             "<script>ganLive.page.mount(document.currentScript.parentElement, "
-            f'"{self.name}", {json.dumps(self.options)})</script></div>'
+            f'"{self.name}", {json.dumps(self.options | self.data)})</script></div>'
         )
 
 
 def read(name: str) -> str:
     """Return the text of a file beside this one."""
     return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def still(name: str) -> str:
+    """Return the address of a still picture, which holds the picture itself."""
+    picture = (FOLDER / "stills" / f"{name}.webp").read_bytes()
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+
+def refreshed(text: str) -> str:
+    """Return the HTML of an explorer with the scripts, style and still that lie beside this file.
+
+    What else it says, such as its options and data, stays.
+    """
+
+    def present(part: re.Match[str]) -> str:
+        suffix = {"style": "css", "script": "js"}[part["tag"]]
+        return part["start"] + read(f"{part['name']}.{suffix}") + part["end"]
+
+    part = (
+        r'(?P<start><(?P<tag>style|script) data-gan-live="(?P<name>\w+)">).*?(?P<end></(?P=tag)>)'
+    )
+    text = re.sub(part, present, text, flags=re.DOTALL)
+    picture = r'(data-gan-still="([\w-]+)" src=")[^"]*'
+    return re.sub(picture, lambda found: found[1] + still(found[2]), text)
 
 
 def trainer(preset: str = "first", data: str = "ring") -> Explorer:
@@ -128,7 +156,7 @@ def losses() -> Explorer:
 
 
 def dirac() -> Explorer:
-    """Return the Dirac-GAN: drag the start, set h and γ, see the path and the eigenvalues."""
+    """Return the Dirac-GAN: drag the start, set η and γ, see the path and the eigenvalues."""
     hint = (
         "Drag the red circle, the start. Without a penalty the path closes; take simultaneous "
         "steps, and it spirals outwards. Then raise γ slowly: the two eigenvalues meet and part."
@@ -139,3 +167,23 @@ def dirac() -> Explorer:
         "unit circle."
     )
     return Explorer("dirac", {}, "The Dirac-GAN", hint, alt, "dirac")
+
+
+def cover() -> Explorer:
+    """Return the map of z on the cover, over which ten digits change; its generator is bundled.
+
+    ``cover.json`` holds the generator and two directions, so that the pages are built without
+    PyTorch; ``tools/stills.py`` writes it.
+    """
+    hint = (
+        "These digits nobody wrote: a network draws them in this page while you move over the map "
+        "with the pointer, a finger or the arrow keys. Then ask for another hand."
+    )
+    alt = (
+        "A map of 25 eights that lean to the left on its left, to the right on its right, with "
+        "thin strokes below and thick ones above. A mark stands on it, and beside it the ten "
+        "digits in the handwriting at that place."
+    )
+    data = json.loads(read("cover.json"))
+    title = "A map of handwriting"
+    return Explorer("cover", {}, title, hint, alt, "cover", scripts=("generator",), data=data)

@@ -15,14 +15,14 @@ ganLive.dirac = (() => {
   }
 
   function step(state, settings) {
-    const { h, turns } = settings,
+    const { eta, turns } = settings,
       [theta, psi] = state;
     if (turns === "simultaneous") {
       const [toTheta, toPsi] = push(state, settings);
-      return [theta + h * toTheta, psi + h * toPsi];
+      return [theta + eta * toTheta, psi + eta * toPsi];
     }
-    const next = psi + h * push(state, settings)[1]; // D moves first, and G answers the new D
-    return [theta + h * push([theta, next], settings)[0], next];
+    const next = psi + eta * push(state, settings)[1]; // D moves first, and G answers the new D
+    return [theta + eta * push([theta, next], settings)[0], next];
   }
 
   function path(start, count, settings) {
@@ -33,9 +33,9 @@ ganLive.dirac = (() => {
 
   // The two eigenvalues [real, imaginary] of one step at the equilibrium, from the trace and the
   // determinant of its Jacobian.
-  function eigenvalues({ h, gamma, turns }) {
-    const a = h / 2,
-      b = 1 - h * gamma;
+  function eigenvalues({ eta, gamma, turns }) {
+    const a = eta / 2,
+      b = 1 - eta * gamma;
     const trace = turns === "simultaneous" ? 1 + b : 1 - a * a + b;
     const determinant = turns === "simultaneous" ? b + a * a : b;
     const square = (trace / 2) ** 2 - determinant,
@@ -53,7 +53,7 @@ ganLive.dirac = (() => {
 
   const STEPS = 150;
 
-  function explore(root, { h = 0.2, gamma = 0 } = {}) {
+  function explore(root, { eta = 0.2, gamma = 0 } = {}) {
     const {
       element,
       button,
@@ -70,7 +70,7 @@ ganLive.dirac = (() => {
       calm,
       label,
     } = ganLive.page;
-    const settings = { h, gamma, turns: "alternating", objective: "minimax" };
+    const settings = { eta, gamma, turns: "alternating", objective: "minimax" };
     let start = [1, 1],
       states,
       time = 0,
@@ -290,10 +290,10 @@ ganLive.dirac = (() => {
         { min: 0, max: 11, step: 0.05, value: gamma, text },
         (value) => restart({ gamma: value }),
       ),
-      h: slider(
-        "h, the learning rate",
-        { min: 0.05, max: 1, step: 0.05, value: h, text },
-        (value) => restart({ h: value }),
+      eta: slider(
+        "η, the learning rate",
+        { min: 0.05, max: 1, step: 0.05, value: eta, text },
+        (value) => restart({ eta: value }),
       ),
       turns: choice(
         "steps",
@@ -338,7 +338,7 @@ ganLive.dirac = (() => {
         play,
         button("Reset", () => {
           for (const [key, value] of Object.entries({
-            h,
+            eta,
             gamma,
             turns: "alternating",
             objective: "minimax",
@@ -356,7 +356,7 @@ ganLive.dirac = (() => {
         element("div", { class: "gan-live-side" }, numbers.node, circle.node, race.node),
       ),
       controls.gamma.node,
-      controls.h.node,
+      controls.eta.node,
       moment.node,
     );
     update();

@@ -13,26 +13,31 @@ ganLive.numbers = (() => {
 
   // out (rows, columns) += A (rows, inner) · B (inner, columns); a[0] and a[1] are A's steps in
   // memory from row to row and from column to column, so that a transpose costs nothing. Blocks of
-  // 4 × 2 results use each number that was loaded more than once.
+  // 4 × 2 results use each number that was loaded more than once; four rows of A lie side by side
+  // meanwhile, as steps of a large power of two are slow.
   function addProduct(out, rows, columns, inner, A, a, B, b) {
+    const four = array(4 * inner);
     for (let r = 0; r < rows; r += 4) {
+      if (r + 4 <= rows && columns > 1) {
+        for (let k = 0; k < inner; k++)
+          for (let i = 0; i < 4; i++) four[4 * k + i] = A[(r + i) * a[0] + k * a[1]];
+      }
       for (let c = 0; c < columns; c += 2) {
         if (r + 4 > rows || c + 2 > columns) {
           const [r1, c1] = [Math.min(r + 4, rows), Math.min(c + 2, columns)];
           addRest(out, r, r1, c, c1, columns, inner, A, a, B, b);
           continue;
         }
-        let [a0, a1, a2, a3] = [r * a[0], (r + 1) * a[0], (r + 2) * a[0], (r + 3) * a[0]];
         let [b0, b1] = [c * b[1], (c + 1) * b[1]];
-        const [across, down] = [a[1], b[0]];
+        const down = b[0];
         let s00 = 0, s01 = 0, s10 = 0, s11 = 0, s20 = 0, s21 = 0, s30 = 0, s31 = 0;
-        for (let k = 0; k < inner; k++) {
-          const left = B[b0], right = B[b1], p = A[a0], q = A[a1], s = A[a2], t = A[a3];
+        for (let k = 0; k < 4 * inner; k += 4) {
+          const left = B[b0], right = B[b1];
+          const p = four[k], q = four[k + 1], s = four[k + 2], t = four[k + 3];
           s00 += p * left; s01 += p * right;
           s10 += q * left; s11 += q * right;
           s20 += s * left; s21 += s * right;
           s30 += t * left; s31 += t * right;
-          a0 += across; a1 += across; a2 += across; a3 += across;
           b0 += down; b1 += down;
         }
         const o = r * columns + c;

@@ -31,6 +31,7 @@ from gan_tutorial.training import (
     forward,
     generator_loss,
     prepare,
+    set_learning_rates,
     update_ema,
 )
 
@@ -96,6 +97,10 @@ class Ranks:
             ValueError: there is no such device, or there are fewer GPUs than ranks on this machine.
         """
         device = choose_device(name)
+        if self.world_size > 1 and device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"several ranks train on cpu or cuda, not on {name}; start one process"
+            )
         if self.world_size == 1 or device.type != "cuda":
             return device
         if device.index is not None:
@@ -154,6 +159,7 @@ def train(state: TrainState, data: Data, recipe: TrainConfig, ranks: Ranks) -> I
         synchronise_batchnorm(state.G)
         synchronise_batchnorm(state.D)
     while state.step < recipe.steps:
+        set_learning_rates(state, recipe)
         rng = step_rng(recipe.seed, state.step, state.device)
         real, labels = data.batch(N, rng)  # the whole batch, the same on every rank
         z = torch.randn(N, state.G.latent_dim, generator=rng, device=state.device)

@@ -14,11 +14,10 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
-from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from gan_tutorial import arrays, data, files, sampling
+from gan_tutorial import arrays, checkpoints, data, files, sampling
 from gan_tutorial.beyond.interpretability import sefa
 from gan_tutorial.networks import Generator
 from gan_tutorial.recipes import Recipe
@@ -55,7 +54,8 @@ def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
         G: a generator; it is exported in evaluation mode.
         path: where to; by convention it ends in ``.onnx``. The old file is kept if the check
             fails.
-        settings: as ``checkpoints.load_generator`` returns them: ``data``, ``step`` and ``recipe``.
+        settings: as ``checkpoints.load_generator`` returns them: ``data``, ``class_names``,
+            ``step`` and ``recipe``.
 
     Raises:
         ExportError: onnxruntime's samples differ from PyTorch's.
@@ -100,7 +100,7 @@ def to_safetensors(G: Generator, path: str | Path, settings: Mapping) -> Parity:
     G = _for_inference(G)
     entries = replace(card(G, settings), opset=0).as_metadata()
     with files.replacing(path) as temporary:
-        temporary.write_bytes(to_bytes(_weights(G), entries))
+        temporary.write_bytes(checkpoints.safetensors_file(_weights(G), entries))
         loaded, _ = load_safetensors(temporary)
         samples, expected = sampling.generate(loaded, 64), sampling.generate(G, 64)
         difference = (samples - expected).abs().max().item()
@@ -116,10 +116,12 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
         ExportError: it is not such a file, or its weights do not match their SHA-256.
     """
     try:
-        with safe_open(path, "pt") as file:
-            card = Card.from_metadata(file.metadata() or {})
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-        G, _ = Recipe(**card.recipe).build()
+        metadata, weights = checkpoints.parse_safetensors(Path(path).read_bytes())
+        card = Card.from_metadata(metadata)
+        recipe = Recipe(**card.recipe)
+        with torch.device("meta"):  # without memory, which a wrong recipe may ask for
+            recipe.build()[0].load_state_dict(weights, assign=True)  # refuses other shapes
+        G, _ = recipe.build()
         G.load_state_dict(weights)
     except Exception as error:  # safetensors, JSON, the networks and torch each have their own
         fault = f"{path} is not an exported generator ({error}); export it again"
@@ -132,14 +134,13 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
 def card(G: Generator, settings: Mapping) -> Card:
     """Return the description of G to store in an exported file."""
     name = Path(settings.get("data") or "unnamed").name  # without the path of a folder of images
-    names = data.PAIRS.get(name, ())
     samples = _sample(G, *probe_inputs(PROBES, G.latent_dim, G.classes))  # refuses NaN
     return Card(
         name=name,
         latent_dim=G.latent_dim,
         shape=G.shape,
         range=(-1.0, 1.0) if len(G.shape) > 1 else None,
-        classes=names if len(names) == G.classes else tuple(map(str, range(G.classes))),
+        classes=class_names(G, settings),
         recipe=settings.get("recipe", {}),
         step=settings.get("step", 0),
         opset=OPSET,
@@ -147,6 +148,13 @@ def card(G: Generator, settings: Mapping) -> Card:
         directions=directions(G),
         probe=tuple(samples.flatten(1).mean(dim=1).tolist()),
     )
+
+
+def class_names(G: Generator, settings: Mapping) -> tuple[str, ...]:
+    """Return the name of each class of G, from its settings; numbers if they have none."""
+    known = data.PAIRS.get(settings.get("data"), ())  # what the bundled networks have learnt
+    names = tuple(settings.get("class_names") or known)
+    return names if len(names) == G.classes else tuple(map(str, range(G.classes)))
 
 
 def weights_digest(G: nn.Module) -> str:

@@ -31,6 +31,7 @@ ENVIRONMENT = {
 }
 OPTIONS = ["--no-bf16", "--data=digits", "--width=4", "--latent-dim=8", "--batch-size=8"]
 OPTIONS += ["--objective=non_saturating", "--device=cpu", "--save-every=5", "--sample-every=1000"]
+OPTIONS += ["--lr-end=1"]  # the length of a run does not matter
 CHECKPOINT = checkpoints.Run.CHECKPOINT
 PATIENCE = 600  # seconds; a busy machine is slow, not wrong
 
@@ -271,6 +272,13 @@ def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     message = "error: batch_size must be a multiple of 2 ranks, not 7; use 6"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_several_ranks_do_not_train_on_mps(monkeypatch):
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
+    assert distributed.Ranks().device("mps") == torch.device("mps")
+    with pytest.raises(ValueError, match="several ranks train on cpu or cuda, not on mps; start"):
+        distributed.Ranks(0, 2, 0).device("mps")
 
 
 def test_without_torchrun_there_is_one_rank():

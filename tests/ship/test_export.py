@@ -230,7 +230,7 @@ def test_damaged_weights_are_refused(change, tmp_path):
 
 BAD_COMMANDS = {
     "no run": (["export", "{new}"], "there is no checkpoint"),
-    "no checkpoint": (["export", "{file}"], "not a complete safetensors file"),
+    "no checkpoint": (["export", "{file}"], "not a safetensors file"),
     "no format": (["export", "digits", "--format", "tf"], "must be one of onnx, safetensors"),
     "no folder": (["export", "digits", "--out", "{file}/model.onnx"], "{file}/model.onnx"),
     "onto a folder": (["export", "digits", "--out", "{folder}"], "{folder}"),

@@ -6,9 +6,13 @@ import sys
 from dataclasses import fields
 from typing import NoReturn
 
+import prometheus_client
+
+from gan_tutorial import files
 from gan_tutorial.ship.serving.app import Service, application
-from gan_tutorial.ship.serving.limits import Limits, LimitsMiddleware, Server, ServerState
+from gan_tutorial.ship.serving.limits import Limits, LimitsMiddleware, ServerState
 from gan_tutorial.ship.serving.model import OnnxGenerator
+from gan_tutorial.ship.serving.server import BACKLOG, Server, reserve_files
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,8 +25,21 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; for an IPv6 address, one that takes IPv4 as well if it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    listener = socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+    )
+    # Without this option a short response waits 40 ms for the client's delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; print an error as one line, with a status that is not 0."""
+    files.escape_output()
     parser = _Parser(
         "python -m gan_tutorial.ship.serving",
         description="Serve an exported generator over HTTP.",
@@ -30,8 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("model", help="a file that gan_tutorial export wrote")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
+    add("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv6 and IPv4")
     add("--port", type=int, default=8000, help="port; 0 for a free one, which is printed")
+    add("--metrics_port", type=int, help="serve /metrics on this port instead, not on --port")
     add("--threads", type=int, default=1, help="threads of the network")
     add("--drain", type=float, default=0.5, help="seconds from a signal to the last new connection")
     for field in fields(Limits):
@@ -39,21 +57,31 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
-        if not 0 <= options.port < 2**16:
-            raise ValueError(f"--port must be a port, but is {options.port}")
+        for name in ("port", "metrics_port"):
+            if not 0 <= (getattr(options, name) or 0) < 2**16:
+                raise ValueError(f"--{name} must be a port, but is {getattr(options, name)}")
         if not 0 <= options.drain < 3600:
             raise ValueError(f"--drain must be seconds in [0, 3600), but is {options.drain}")
+        reserve_files(limits.connections)
         state = ServerState()
         service = Service(OnnxGenerator(options.model, options.threads), limits, state)
-        listener = socket.create_server((options.host, options.port), backlog=2048)
-        # Without this option a short response waits 40 ms for the client's delayed ACK.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener = _listen(options.host, options.port)
+        if options.metrics_port is not None:
+            try:
+                prometheus_client.start_http_server(
+                    options.metrics_port, options.host, service.registry
+                )
+            except OSError:
+                listener.close()
+                raise
     except (ValueError, OSError) as error:
         _fail(str(error), 1)
-    app = LimitsMiddleware(application(service), limits, state, service.registry)
+    app = application(service, metrics=options.metrics_port is None)
+    app = LimitsMiddleware(app, limits, state, service.registry)
     host, port, *_ = listener.getsockname()
+    host = f"[{host}]" if ":" in host else host
     greeting = f"serving {service.generator.card.name} on http://{host}:{port}"
-    Server(app, state, options.drain, greeting).run([listener])
+    Server(app, limits, state, options.drain, greeting).run([listener])
     print(f"stopped: {state.answered} of {state.accepted} requests answered", flush=True)
 
 

@@ -1,7 +1,11 @@
 """The routes of the service."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import html
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +32,7 @@ STATUSES = {
     400: "the body is no JSON",
     408: "the body took too long",
     413: "the body is too large",
+    415: "the body's type is not application/json",
     422: "a value is invalid",
     503: "the service is overloaded",
 }
@@ -105,6 +110,9 @@ class Service:
 
     async def generate(self, request: Request) -> Response:
         """Generate images: the same for the same seed, whatever other requests there are."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # other types a page of any site may send without asking
+            raise HTTPException(415, "the Content-Type must be application/json")
         options, card = self._validate(await request.body()), self.generator.card
         z = arrays.latents(options.count, card.latent_dim, options.seed, options.truncation)
         directions = np.asarray(card.directions[: len(options.shift)], np.float32)
@@ -117,7 +125,7 @@ class Service:
             why = str(error) or f"not generated within {self.limits.seconds:g} s"
             raise HTTPException(503, f"{why}; try again", {"Retry-After": "1"}) from error
         if options.format == "png":
-            png = arrays.png(arrays.tile(arrays.to_bytes(samples)))
+            png = arrays.png(arrays.tile(arrays.to_bytes(samples)), generated_by=card.name)
             return Response(png, media_type="image/png")
         return await run_in_threadpool(_as_json, samples)  # slow for many numbers
 
@@ -166,17 +174,32 @@ class Service:
 
     async def index(self) -> HTMLResponse:
         """Return the page with the sliders."""
-        return HTMLResponse(self.page)
+        return _as_html(self.page)
 
     async def docs(self) -> HTMLResponse:
         """Return the documentation of the API, as a page that loads nothing from other hosts."""
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/openapi.json",
-            title=f"Pictures: {self.generator.card.name}",
+            title=html.escape(f"Generated pictures: {self.generator.card.name}"),
             swagger_js_url="/static/swagger-ui-bundle.js",
             swagger_css_url="/static/swagger-ui.css",
             swagger_favicon_url="/static/favicon-32x32.png",
         )
+        return _as_html(page.body.decode())
+
+
+def _as_html(page: str) -> HTMLResponse:
+    """Return a page that runs its own scripts alone, and loads nothing from other hosts."""
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in re.findall("<script>(.*?)</script>", page, flags=re.DOTALL)
+    ]
+    scripts = " ".join(["'self'", *(f"'sha256-{digest}'" for digest in digests)])
+    policy = (
+        f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' blob: data:; frame-ancestors 'none'"
+    )
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 def _as_json(samples: np.ndarray) -> JSONResponse:
@@ -184,9 +207,16 @@ def _as_json(samples: np.ndarray) -> JSONResponse:
     return JSONResponse({"shape": samples.shape, "samples": values})
 
 
-def application(service: Service) -> FastAPI:
-    """Return the application with the routes of the service."""
-    app = FastAPI(title="Pictures", docs_url=None, redoc_url=None, lifespan=service.lifespan)
+def application(service: Service, metrics: bool = True) -> FastAPI:
+    """Return the application with the routes of the service.
+
+    Args:
+        service: the handlers.
+        metrics: whether /metrics is one of the routes.
+    """
+    app = FastAPI(
+        title="Generated pictures", docs_url=None, redoc_url=None, lifespan=service.lifespan
+    )
     app.openapi_version = "3.0.3"  # the bundled Swagger UI reads no later one
     body = {"application/json": {"schema": service.request_model.model_json_schema()}}
     app.add_api_route(
@@ -197,9 +227,15 @@ def application(service: Service) -> FastAPI:
         response_class=Response,
         responses={status: {"description": text} for status, text in STATUSES.items()},
     )
-    for handler in (service.healthz, service.readyz, service.metrics, service.model):
-        app.add_api_route(f"/{handler.__name__}", handler, methods=["GET"])
-    app.add_api_route("/", service.index, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/docs", service.docs, methods=["GET"], include_in_schema=False)
+    routes = {
+        f"/{handler.__name__}": handler
+        for handler in (service.healthz, service.readyz, service.model, service.docs)
+    } | {"/": service.index}
+    if metrics:
+        routes["/metrics"] = service.metrics
+    for path, handler in routes.items():
+        schema = path not in ("/", "/docs")
+        app.add_api_route(path, handler, methods=["GET"], include_in_schema=schema)
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=swagger_ui_path))
     return app

@@ -1,24 +1,15 @@
-"""Request limits, request metrics and graceful shutdown."""
+"""Request limits and request metrics."""
 
 import asyncio
 import time
 from dataclasses import asdict, dataclass, field
-from socket import socket
 
-import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATHS = ("/", "/docs", "/generate", "/healthz", "/metrics", "/model", "/openapi.json", "/readyz")
-SAME_ORIGIN = (
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
-    "img-src 'self' blob: data:; frame-ancestors 'none'"
-)
-HEADERS = [
-    (b"content-security-policy", SAME_ORIGIN.encode()),
-    (b"x-content-type-options", b"nosniff"),
-]
+NO_GUESSING = (b"x-content-type-options", b"nosniff")
 CLIENT_CLOSED = 499  # status in the metrics if the client left before the response, as in nginx
 
 
@@ -37,7 +28,10 @@ class Limits:
     count: int = _limit(64, "images in a request; more get 422")
     body: int = _limit(4096, "bytes in the body of a request; more get 413")
     queue: int = _limit(256, "requests that may wait; one more gets 503")
-    seconds: float = _limit(10.0, "to read the body (else 408), then to answer (else 503)")
+    seconds: float = _limit(
+        10.0, "to read headers, then the body (else 408), then to answer (else 503)"
+    )
+    connections: int = _limit(512, "open connections; one more closes the longest without request")
     batch: int = _limit(64, "images in one call of the network")
 
     def __post_init__(self) -> None:
@@ -91,7 +85,7 @@ class LimitsMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], *HEADERS]
+                headers = [*message["headers"], NO_GUESSING]
                 if self.state.stopping or status == 408:
                     headers.append((b"connection", b"close"))
                 message = message | {"headers": headers}
@@ -130,43 +124,3 @@ class LimitsMiddleware:
             return messages.pop() if messages else await receive()
 
         await self.app(scope, replay, send)
-
-
-class Server(uvicorn.Server):
-    """A server that prints a line once it accepts requests, and stops gracefully.
-
-    After SIGTERM or SIGINT it is no longer ready, and asks each client to disconnect with its next
-    response. ``drain`` seconds later it accepts no new connection, and it exits when all accepted
-    requests are answered, or after 30 s more. A second signal stops it at once.
-
-    Args:
-        app: the application.
-        state: ``stopping`` is set here.
-        drain: seconds.
-        greeting: the line to print.
-    """
-
-    def __init__(self, app: ASGIApp, state: ServerState, drain: float, greeting: str) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=30
-            )
-        )
-        self.state, self.drain, self.greeting = state, drain, greeting
-        self.deadline = float("inf")  # of accepting connections
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Start, and print the greeting."""
-        await super().startup(sockets)
-        print(self.greeting, flush=True)
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        """Start to stop; on a second signal, stop at once."""
-        if self.state.stopping:
-            self.should_exit = self.force_exit = True
-        self.state.stopping = True
-        self.deadline = min(self.deadline, time.monotonic() + self.drain)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Return, ten times a second, whether to stop accepting connections."""
-        return await super().on_tick(counter) or time.monotonic() >= self.deadline

@@ -3,17 +3,23 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import onnxruntime
+from pydantic import AllowInfNan, Field, TypeAdapter, ValidationError
 
 from gan_tutorial import arrays, checks
 
 FORMAT = "gan_tutorial export 3"
 DIGEST = "file_sha256"  # metadata entry of an ONNX file: its ``digest``
+
+
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Number = Annotated[float, AllowInfNan(False)]
 
 
 class ModelError(ValueError):
@@ -39,20 +45,23 @@ class Card:
     """
 
     name: str
-    latent_dim: int
-    shape: tuple[int, ...]
-    range: tuple[float, float] | None
-    classes: tuple[str, ...]
+    latent_dim: Size
+    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
+    range: tuple[Number, Number] | None
+    classes: Annotated[tuple[str, ...], Field(max_length=2**20)]
     recipe: dict
-    step: int
-    opset: int
-    weights_sha256: str
-    directions: tuple[tuple[float, ...], ...]
-    probe: tuple[float, ...]
+    step: Annotated[int, Field(ge=0)]
+    opset: Annotated[int, Field(ge=0)]
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    directions: Annotated[tuple[tuple[Number, ...], ...], Field(max_length=64)]
+    probe: Annotated[tuple[Number, ...], Field(min_length=1, max_length=1024)]
 
     def as_metadata(self) -> dict[str, str]:
         """Return the card as strings, to store in a file."""
-        entries = {field.name: json.dumps(getattr(self, field.name)) for field in fields(self)}
+        entries = {}
+        for field in fields(self):
+            text = json.dumps(getattr(self, field.name), ensure_ascii=False)
+            entries[field.name] = text.encode(errors="replace").decode()  # names may be no UTF-8
         return {"format": FORMAT} | entries
 
     @classmethod
@@ -60,18 +69,32 @@ class Card:
         """Return the card that ``as_metadata`` stored.
 
         Raises:
-            ModelError: the entries are of another format, or incomplete.
+            ModelError: the entries are of another format, incomplete, or of other types or sizes.
         """
         if entries.get("format") != FORMAT:
             raise ModelError(f"its metadata do not say {FORMAT!r}; export it again")
         try:
             values = {field.name: json.loads(entries[field.name]) for field in fields(cls)}
-        except (KeyError, json.JSONDecodeError) as error:
+            card = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise ModelError(
+                f"its metadata say {where}: {fault['msg']}; export it again"
+            ) from error
+        except (KeyError, ValueError, RecursionError) as error:
             raise ModelError(f"its metadata are incomplete ({error}); export it again") from error
-        for name, value in values.items():
-            if isinstance(value, list):
-                values[name] = tuple(value)
-        return cls(**values)
+        for direction in card.directions:
+            card._require("directions", len(direction), card.latent_dim)
+        if card.range is not None:
+            card._require("shape", len(card.shape), 3)
+            card._require("range", card.range, (-1.0, 1.0))
+        return card
+
+    def _require(self, name: str, found: object, expected: object) -> None:
+        if found != expected:
+            fault = f"its metadata say {name}: {found}, not {expected}"
+            raise ModelError(f"{fault}; export it again")
 
 
 class OnnxGenerator:
@@ -100,14 +123,14 @@ class OnnxGenerator:
             own = entries.get(DIGEST, "")
             if not own or digest(content, own) != own:
                 raise ModelError("it is damaged: its SHA-256 differs; export it again")
+            self._check_card()
         except OSError as error:
             advice = f"({error.strerror}); write one with gan_tutorial export"
             raise ModelError(f"there is no model at {path} {advice}") from error
         except ModelError as error:
             raise ModelError(f"{path} cannot be used: {error}") from error
         except Exception as error:  # onnxruntime's own classes are private, each an Exception
-            fault = f"{path} is not a complete ONNX file ({error}); export it again"
-            raise ModelError(fault) from error
+            raise ModelError(f"{path} {_fault(error)}") from error
         self._check_probe(path)
 
     def __call__(self, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -122,6 +145,14 @@ class OnnxGenerator:
         assert labels.min() >= 0, "labels must not be negative"  # ONNX counts them from the end
         return self._session.run(None, {"z": z, "labels": labels})[0]
 
+    def _check_card(self) -> None:
+        """Raise ModelError unless the network has the inputs and the output that the card says."""
+        card = self.card
+        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
+        found = {node.name: tuple(node.shape[1:]) for node in nodes}
+        expected = {"z": (card.latent_dim,)} | ({"labels": ()} if card.classes else {})
+        card._require("shapes", found, expected | {"samples": card.shape})
+
     def _check_probe(self, path: str | Path) -> None:
         """Raise ModelError unless this onnxruntime gives the samples of ``probe_inputs`` at export.
 
@@ -133,6 +164,16 @@ class OnnxGenerator:
         if not np.allclose(means, card.probe, rtol=1e-3, atol=1e-3):
             fault = "its samples differ from those at export; try another onnxruntime"
             raise ModelError(f"{path} cannot be used: {fault}")
+
+
+def _fault(error: Exception) -> str:
+    """Return why onnxruntime does not run a file, and what to do."""
+    here = f"onnxruntime {onnxruntime.__version__}"
+    if re.search("Unsupported model IR version|is under development", str(error)):
+        return f"is newer than {here} can run; update onnxruntime, or export it again here"
+    if re.search("INVALID_PROTOBUF|No graph was found", str(error)):
+        return "is not a complete ONNX file; write one with gan_tutorial export"
+    return f"is no network that {here} can run ({error}); export it again"
 
 
 def digest(content: bytes, own: str) -> str:

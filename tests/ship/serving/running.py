@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gan_tutorial.ship.serving.limits import Limits, LimitsMiddleware, ServerSta
 from gan_tutorial.ship.serving.model import OnnxGenerator
 
 PATIENCE = 60  # seconds; a busy machine is slow, not wrong
+HEAD = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 @dataclass
@@ -28,15 +30,21 @@ class Process:
 
     process: subprocess.Popen
     port: int
+    host: str = "127.0.0.1"
 
     def ask(
-        self, path: str = "/generate", body: object = None, method: str | None = None
+        self,
+        path: str = "/generate",
+        body: object = None,
+        method: str | None = None,
+        kind: str = "application/json",
     ) -> tuple[int, bytes, dict[str, str]]:
         """Send one request on a new connection; return status, body and headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        method, headers = method or ("GET" if body is None else "POST"), {"Content-Type": kind}
         with contextlib.closing(connection):
-            connection.request(method or ("GET" if body is None else "POST"), path, content)
+            connection.request(method, path, content, headers if kind else {})
             response = connection.getresponse()
             headers = {key.lower(): value for key, value in response.getheaders()}
             return response.status, response.read(), headers
@@ -49,20 +57,28 @@ class Process:
 
     def connect(self) -> socket.socket:
         """Return a bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return socket.create_connection((self.host, self.port), timeout=PATIENCE)
 
 
 @contextlib.contextmanager
-def started(path: Path, *options: object) -> Iterator[Process]:
-    """Start the service with the file of the digits on a free port; kill it at the end."""
+def started(path: Path, *options: object, files: int | None = None) -> Iterator[Process]:
+    """Start the service with the file of the digits on a free port; kill it at the end.
+
+    Args:
+        path: the file.
+        *options: of the command line.
+        files: number of files that the process may open.
+    """
     module = [sys.executable, "-m", "gan_tutorial.ship.serving"]
-    command = [*module, str(path), "--port", "0", *map(str, options)]
+    limit = [shutil.which("prlimit"), f"--nofile={files}"] if files else []
+    command = [*limit, *module, str(path), "--port", "0", *map(str, options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
         try:
             greeting = process.stdout.readline()
-            assert greeting.startswith("serving digits on http://127.0.0.1:"), process.stderr.read()
-            yield Process(process, int(greeting.rsplit(":")[-1]))
+            address = re.match(r"serving \S+ on http://\[?(.*?)\]?:(\d+)$", greeting)
+            assert address, process.stderr.read()
+            yield Process(process, int(address[2]), address[1])
         finally:
             process.kill()
 

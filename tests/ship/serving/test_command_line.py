@@ -1,11 +1,14 @@
 """The command line of the service."""
 
+import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from running import PATIENCE
+from running import PATIENCE, started
 
 from gan_tutorial.ship.serving.__main__ import main
 
@@ -15,6 +18,14 @@ BAD_COMMANDS = {
     "no such option": (["{model}", "--fast"], "unrecognized arguments: --fast"),
     "no number": (["{model}", "--port", "many"], "invalid int value: 'many'"),
     "no port": (["{model}", "--port", "70000"], "--port must be a port"),
+    "no metrics port": (["{model}", "--metrics_port", "-1"], "--metrics_port must be a port"),
+    "metrics on a port that is taken": (
+        ["{model}", "--port", "0", "--metrics_port", "{taken}"],
+        "in use",
+    ),
+    "no connections": (["{model}", "--connections", "0"], "connections must be a finite number"),
+    "more connections than files": (["{model}", "--connections", "9999999999"], "(ulimit -Hn)"),
+    "no IPv6": (["{model}", "--host", "::zz"], "::zz"),
     "no threads": (["{model}", "--threads", "0"], "threads must be an integer from 1"),
     "no images": (["{model}", "--count", "0"], "count must be a finite number above 0, but is 0"),
     "no batch": (["{model}", "--batch", "0"], "batch must be a finite number above 0"),
@@ -59,3 +70,52 @@ def test_both_commands_start_the_service(module):
         "write one with gan_tutorial export\n"
     )
     assert done.stderr == message
+
+
+def internet_sockets(process: int) -> set[tuple[str, int]]:
+    """Return the protocol and the local port of every internet socket of a process."""
+    inodes, found = set(), set()
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        if os.path.lexists(link):  # else closed meanwhile
+            inodes.add(str(link.readlink()))
+    for protocol in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/{process}/net/{protocol}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in inodes:
+                found.add((protocol, int(fields[1].rsplit(":")[-1], 16)))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux")
+def test_the_service_has_no_socket_but_its_own(digits_onnx):
+    """It asks nobody anything, also no name server."""
+    with started(digits_onnx) as service:
+        assert service.ask(body={})[0] == 200
+        for _ in range(100):
+            assert internet_sockets(service.process.pid) <= {("tcp", service.port)}
+            time.sleep(0.02)
+        with service.connect(), service.connect():
+            assert internet_sockets(service.process.pid), "the control: its own are seen"
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(digits_onnx, host):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with started(digits_onnx, "--host", host) as running:
+        assert running.host == host
+        for address in ("::1", "127.0.0.1") if host == "::" else ("::1",):
+            running.host = address
+            assert running.ask(body={})[0] == 200
+
+
+def test_metrics_can_have_their_own_port(digits_onnx):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with started(digits_onnx, "--metrics_port", port) as running:
+        assert running.ask(body={})[0] == 200
+        assert running.ask("/metrics")[0] == 404
+        running.port = port
+        assert running.metric("gan_batched_requests_total") == 1

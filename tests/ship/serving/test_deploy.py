@@ -20,8 +20,8 @@ DEPLOY = ROOT / "deploy"
 
 def deployed() -> dict[str, str]:
     """Return the versions in deploy/requirements.txt."""
-    lines = (DEPLOY / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    text = (DEPLOY / "requirements.txt").read_text(encoding="utf-8")
+    pairs = re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE)
     return {canonicalize_name(name): version for name, version in pairs}
 
 
@@ -74,12 +74,12 @@ def test_the_service_runs_from_the_files_that_the_container_copies(digits_onnx, 
 
 def test_the_container_is_small_and_not_root():
     container = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
-    assert re.search(r"^FROM python:[\d.]+-slim$", container, flags=re.MULTILINE)
+    assert re.search(r"^ARG BASE=python:[\d.]+-slim\nFROM \$\{BASE\}$", container, re.MULTILINE)
     user = re.search(r"^USER (\d+)$", container, flags=re.MULTILINE)
     assert int(user[1]) > 0
     assert container.index("USER") < container.index("ENTRYPOINT")
     entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", container, flags=re.MULTILINE)[1])
-    assert entry[:3] == ["python", "-m", "gan_tutorial.ship.serving"]
+    assert entry[:3] == ["python3", "-m", "gan_tutorial.ship.serving"]
 
 
 @pytest.fixture
@@ -90,7 +90,13 @@ def manifests() -> dict[str, dict]:
 
 @pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
 def test_manifests_are_what_kubernetes_knows(manifests, version):
-    assert set(manifests) == {"Deployment", "Service", "HorizontalPodAutoscaler"}
+    assert set(manifests) == {
+        "Deployment",
+        "Service",
+        "HorizontalPodAutoscaler",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    }
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, version, strict=True)
 
@@ -107,10 +113,10 @@ def test_manifests_fit_each_other_and_the_service(manifests):
     (container,) = pod["containers"]
     assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
     assert manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == "pictures"
-    (port,) = container["ports"]
-    assert service["ports"][0]["targetPort"] == port["name"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert service["ports"][0]["targetPort"] == "http"
     file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
-    assert f'"--port", "{port["containerPort"]}"' in file
+    assert f'"--port", "{ports["http"]}"' in file
     assert f"USER {pod['securityContext']['runAsUser']}" in file
     probed = {
         container[f"{kind}Probe"]["httpGet"]["path"]
@@ -119,5 +125,45 @@ def test_manifests_fit_each_other_and_the_service(manifests):
     assert probed == {"/readyz", "/healthz"}
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert {"cpu", "memory"} == set(container["resources"]["limits"])
-    drain = float(container["args"][container["args"].index("--drain") + 1])
-    assert pod["terminationGracePeriodSeconds"] > drain + 30
+    arguments = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
+    assert pod["terminationGracePeriodSeconds"] > float(arguments["--drain"]) + 30
+    annotations = deployment["template"]["metadata"]["annotations"]
+    assert int(arguments["--metrics_port"]) == ports["metrics"]
+    assert int(annotations["prometheus.io/port"]) == ports["metrics"]
+
+
+def test_losing_a_node_or_emptying_it_leaves_a_pod(manifests):
+    template = manifests["Deployment"]["spec"]["template"]
+    chosen = [
+        *template["spec"]["topologySpreadConstraints"],
+        manifests["PodDisruptionBudget"]["spec"],
+    ]
+    for rule in chosen:
+        assert rule["labelSelector" if "maxSkew" in rule else "selector"] == {
+            "matchLabels": template["metadata"]["labels"]
+        }
+    keys = [rule["topologyKey"] for rule in template["spec"]["topologySpreadConstraints"]]
+    assert "kubernetes.io/hostname" in keys
+    least = manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    assert least - manifests["PodDisruptionBudget"]["spec"]["maxUnavailable"] >= 1
+
+
+def test_the_network_policy_opens_the_ports_of_the_pod_and_no_others(manifests):
+    policy, template = (
+        manifests["NetworkPolicy"]["spec"],
+        manifests["Deployment"]["spec"]["template"],
+    )
+    assert policy["podSelector"]["matchLabels"] == template["metadata"]["labels"]
+    (container,) = template["spec"]["containers"]
+    opened = [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
+    assert opened == [port["name"] for port in container["ports"]]
+    assert policy["egress"] == []
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+
+
+def test_every_package_of_the_container_has_hashes():
+    text = (DEPLOY / "requirements.txt").read_text(encoding="utf-8")
+    for package in re.split(r"\n(?=\w)", text)[1:]:
+        assert "    --hash=sha256:" in package, package
+    container = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    assert "--require-hashes -r requirements.txt" in container

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from running import PATIENCE, Process, in_process, run, started
+from running import HEAD, PATIENCE, Process, in_process, run, started
 
 from gan_tutorial.ship.serving.model import OnnxGenerator
 
@@ -33,7 +33,11 @@ def test_a_body_that_is_too_large_gets_413(service, chunked):
         for content, status in ((body, 413), (b"{}", 200)):  # the connection can be used again
             chunks = (content[i : i + 65536] for i in range(0, len(content), 65536))
             connection.request(
-                "POST", "/generate", chunks if chunked else content, encode_chunked=chunked
+                "POST",
+                "/generate",
+                chunks if chunked else content,
+                {"Content-Type": "application/json"},
+                encode_chunked=chunked,
             )
             response = connection.getresponse()
             assert response.status == status
@@ -53,7 +57,7 @@ def test_options_change_the_limits(strict):
 
 def test_a_body_that_does_not_arrive_gets_408(strict):
     with strict.connect() as connection:
-        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n{")
+        connection.sendall(HEAD + b"Content-Length: 20\r\n\r\n{")
         response = connection.makefile("rb").read()
     assert response.startswith(b"HTTP/1.1 408 ")
     assert b"was not received within 2 s" in response
@@ -61,7 +65,7 @@ def test_a_body_that_does_not_arrive_gets_408(strict):
 
 def test_clients_that_disconnect_do_no_harm(service):
     before = service.metric("gan_requests_total")
-    head = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: "
+    head = HEAD + b"Content-Length: "
     whole = head + b'13\r\n\r\n{"count": 64}'
     for sent in (head + b"20\r\n\r\n{", b"POST /gen", b"\x16\x03\x01", b"", whole):
         with service.connect() as connection:
@@ -104,7 +108,7 @@ class Tally:
     def client(self, port: int, seed: int) -> None:
         """Send requests on one connection, and on a new one when asked to, until none opens."""
         body = json.dumps({"count": 8, "seed": seed}).encode()
-        head = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        head = HEAD + b"Content-Length: %d\r\n\r\n"
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
@@ -128,9 +132,7 @@ def test_a_request_that_its_client_cuts_short_is_not_answered(digits_onnx):
     with started(digits_onnx, "--drain", 0) as running:
         for _ in range(3):
             with running.connect() as connection:
-                connection.sendall(
-                    b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
-                )
+                connection.sendall(HEAD + b"Content-Length: 9\r\n\r\n{")
         while 'status="499"' not in running.ask("/metrics")[1].decode():
             pass
         asked = running.metric("gan_requests_total") + 1

@@ -1,19 +1,25 @@
 """Reading and running exported files: bad files and bad inputs raise, and say why."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from gan_tutorial import data
 from gan_tutorial.recipes import Recipe
 from gan_tutorial.ship import export
 from gan_tutorial.ship.serving.model import FORMAT, Card, ModelError, OnnxGenerator
+
+VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 
 def changed(change: Callable[[bytes], bytes]) -> Callable[[Path, Path], Path]:
@@ -26,7 +32,7 @@ def changed(change: Callable[[bytes], bytes]) -> Callable[[Path, Path], Path]:
     return write
 
 
-def with_metadata(**entries: str | None) -> Callable[[Path, Path], Path]:
+def with_metadata(seal: bool = False, **entries: str | None) -> Callable[[Path, Path], Path]:
     """As ``changed``, but with other metadata; None removes an entry."""
 
     def change(content: bytes) -> bytes:
@@ -36,7 +42,7 @@ def with_metadata(**entries: str | None) -> Callable[[Path, Path], Path]:
         for key, value in kept.items():
             if value is not None:
                 model.metadata_props.add(key=key, value=value)
-        return model.SerializeToString()
+        return export.seal(model) if seal else model.SerializeToString()
 
     return changed(change)
 
@@ -49,7 +55,46 @@ def with_other_weights(content: bytes, seal: bool) -> bytes:
     return export.seal(model) if seal else model.SerializeToString()
 
 
-INCOMPLETE = "is not a complete ONNX file"
+ODD_METADATA = [  # of other types and sizes
+    ("latent_dim", "0"),
+    ("latent_dim", "4.5"),
+    ("latent_dim", '"4"'),
+    ("latent_dim", str(10**12)),
+    ("shape", "[]"),
+    ("shape", "28"),
+    ("shape", "[1, -8, 8]"),
+    ("shape", "[1, 8, 8, 8]"),
+    ("shape", "[64]"),
+    ("range", "[0, 1]"),
+    ("range", "[-1, NaN]"),
+    ("classes", "3"),
+    ("classes", "[1, 2]"),
+    ("recipe", "[]"),
+    ("step", "-1"),
+    ("step", "null"),
+    ("weights_sha256", '"none"'),
+    ("directions", "[[1]]"),
+    ("directions", "[[1, 2, 3, Infinity]]"),
+    ("probe", "[]"),
+    ("probe", '["a"]'),
+]
+
+
+def of_version(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path, Path], Path]:
+    def write(content: bytes) -> bytes:
+        model = onnx.load_from_string(content)
+        change(model)
+        return model.SerializeToString()
+
+    return changed(write)
+
+
+def next_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 99
+
+
+INCOMPLETE = "is not a complete ONNX file; write one with gan_tutorial export"
+NEWER = f"is newer than onnxruntime {onnxruntime.__version__} can run; update onnxruntime, or"
 BAD_FILES = {
     "no file": (lambda file, folder: folder / "none.onnx", "there is no model at"),
     "a folder": (lambda file, folder: folder, "(Is a directory); write one"),
@@ -57,10 +102,33 @@ BAD_FILES = {
     "cut short": (changed(lambda b: b[: len(b) // 2]), INCOMPLETE),
     "a text": (changed(lambda b: b"hello, world\n"), INCOMPLETE),
     "a checkpoint": (lambda *_: data.asset("digits-gan.safetensors"), INCOMPLETE),
+    "of a later ONNX": (of_version(lambda m: setattr(m, "ir_version", 99)), NEWER),
+    "of a later opset": (of_version(next_opset), NEWER),
+    "of an unknown layer": (
+        of_version(lambda m: setattr(m.graph.node[0], "op_type", "Dream")),
+        "No Op registered for Dream",
+    ),
     "of another program": (with_metadata(format=None), f"do not say {FORMAT!r}"),
     "of an older version": (with_metadata(format="gan_tutorial onnx 1"), f"do not say {FORMAT!r}"),
     "without its shape": (with_metadata(shape=None), "are incomplete ('shape')"),
     "no JSON": (with_metadata(step="many"), "are incomplete"),
+    **{
+        f"{entry}: {value}"[:60]: (with_metadata(**{entry: value}), f"its metadata say {entry}")
+        for entry, value in ODD_METADATA
+    },
+    "nested too deeply": (with_metadata(recipe="[" * 10**5), "are incomplete"),
+    "another shape than the network's": (
+        with_metadata(shape="[1, 8, 16]", seal=True),
+        "its metadata say shapes: ",
+    ),
+    "another z than the network's": (
+        with_metadata(latent_dim="1048576", directions="[]", seal=True),
+        "its metadata say shapes: ",
+    ),
+    "classes of a network that has none": (
+        with_metadata(classes='["a", "b"]', seal=True),
+        "its metadata say shapes: ",
+    ),
     "other weights": (
         changed(lambda b: with_other_weights(b, seal=False)),
         "it is damaged: its SHA-256 differs",
@@ -116,6 +184,33 @@ def test_bad_inputs_raise_and_say_why(small_onnx, tmp_path):
         with pytest.raises(Exception) as error:  # noqa: PT011 (private to onnxruntime)
             call()
         assert reason in str(error.value)
+
+
+def test_names_that_are_no_utf8_can_be_served(small_onnx):
+    card = replace(OnnxGenerator(small_onnx).card, name="f\udcffces", classes=("grün", "\udcff"))
+    again = Card.from_metadata(card.as_metadata())
+    assert (again.name, again.classes) == ("f?ces", ("grün", "?"))
+    assert json.dumps(asdict(again), ensure_ascii=False).encode()
+
+
+def test_nothing_is_reported_to_the_vendor_of_onnxruntime(small_onnx, tmp_path):
+    """It writes a database of reports under the home folder, unless it is told not to."""
+    program = (
+        "import sys, time; from gan_tutorial.ship.serving.model import OnnxGenerator;"
+        "OnnxGenerator(sys.argv[1]); time.sleep(1)"
+    )
+    left = {}
+    for chosen in (None, "0"):  # the second one is the control: what the user sets stands
+        home = tmp_path / f"home-{chosen}"
+        home.mkdir()
+        environment = {k: v for k, v in os.environ.items() if k not in ("CI", VARIABLE)}
+        environment |= {"HOME": str(home)} | ({VARIABLE: chosen} if chosen else {})
+        environment = {k: v for k, v in environment.items() if not k.startswith("XDG_")}
+        subprocess.run([sys.executable, "-c", program, small_onnx], env=environment, check=True)
+        left[chosen] = [path.name for path in home.rglob("*") if path.is_file()]
+    assert not left[None]
+    if "onnxruntime.db" not in left["0"]:
+        pytest.skip("this onnxruntime writes no reports")
 
 
 def test_a_card_is_read_as_it_was_written(small_onnx):

@@ -1,0 +1,161 @@
+"use strict";
+// A conditional generator: ask for a digit, share one z between all digits, limit z, and go from
+// one label to another.
+globalThis.ganLive ??= {};
+ganLive.explorers ??= {};
+
+ganLive.classes = (() => {
+  const SAMPLES = 12, NO_LIMIT = 3.5;
+
+  function explore(root, { G: packed, digit = 3 }) {
+    const { unpack, latents, truncate, ink, distance, worker, sheet } = ganLive.generator;
+    const { element, button, slider, choice, readout } = ganLive.page;
+    const digits = (x) => ganLive.page.label(Number(x.toFixed(2)));
+    const { classes, side, latent } = packed;
+    const START = { digit, towards: 8, share: 0, limit: NO_LIMIT, seed: 1, style: 0 };
+    const state = { ...START };
+    const samples = [];
+    let G = null;
+
+    const work = worker((done) => {
+      for (const { redraw } of [...faces, gallery]) redraw();
+      if (done) measure();
+    });
+    const vectors = () =>
+      latents(state.seed, SAMPLES, latent).map((z) =>
+        state.limit < NO_LIMIT ? truncate(z, state.limit) : z);
+
+    // Each digit stands on its button, and all are drawn with the z of the framed sample.
+    const faces = Array.from({ length: classes }, () =>
+      sheet(root, { columns: 1, side, gap: 0, label: "" }));
+    const buttons = faces.map((face, i) => {
+      face.node.setAttribute("aria-hidden", "true");
+      return element(
+        "button",
+        { type: "button", class: "gan-live-face", "aria-pressed": "false", onclick: () => ask(i) },
+        face.node,
+        element("span", {}, String(i)),
+      );
+    });
+    const columns = root.clientWidth < 480 ? 6 : 12;
+    const gallery = sheet(root, {
+      columns, rows: SAMPLES / columns, side, interactive: true,
+      label: "Twelve samples of the chosen digit. Left and right arrow keys choose the z that " +
+        "all digits above share.",
+    });
+    const numbers = readout({
+      length: "numbers of z within", ink: "mean pixel, −1 to 1",
+      variety: "mean distance of two images",
+    });
+
+    const label = () =>
+      state.share ? [[state.digit, 1 - state.share], [state.towards, state.share]] : state.digit;
+
+    function drawFaces() {
+      const z = vectors()[state.style];
+      gallery.frame(state.style);
+      faces.forEach((face, i) =>
+        work.add(`face ${i}`, () => face.set(0, (G ??= unpack(packed)).image(z, i))));
+    }
+
+    function drawSamples() {
+      vectors().forEach((z, i) =>
+        work.add(`sample ${i}`, () => {
+          samples[i] = (G ??= unpack(packed)).image(z, label());
+          gallery.set(i, samples[i]);
+        }));
+    }
+
+    function measure() {
+      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+      const pairs = samples.flatMap((a, i) => samples.slice(i + 1).map((b) => distance(a, b)));
+      numbers.show({
+        length: state.limit < NO_LIMIT ? `±${digits(state.limit)}` : "no limit",
+        ink: digits(mean(samples.map(ink))), variety: digits(mean(pairs)),
+      });
+    }
+
+    function ask(which) {
+      state.digit = which;
+      buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(i === which)));
+      drawSamples();
+    }
+
+    function choose(which) {
+      state.style = Math.max(0, Math.min(SAMPLES - 1, which));
+      drawFaces();
+    }
+
+    const limit = slider(
+      "limit of every number of z",
+      {
+        min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
+        text: (x) => (x < NO_LIMIT ? digits(x) : "none"),
+      },
+      (value) => {
+        state.limit = value;
+        drawSamples();
+        drawFaces();
+      },
+    );
+    const names = Object.fromEntries(buttons.map((_, i) => [i, String(i)]));
+    const towards = choice("other label", names, String(state.towards), (value) => {
+      state.towards = Number(value);
+      drawSamples();
+    });
+    const share = slider(
+      "share of the other label",
+      { min: 0, max: 1, step: 0.05, value: 0, text: (x) => `${Math.round(100 * x)}%` },
+      (value) => {
+        state.share = value;
+        drawSamples();
+      },
+    );
+
+    gallery.node.addEventListener("pointerdown", (event) => choose(gallery.at(event)));
+    gallery.node.addEventListener("keydown", (event) => {
+      const step = {
+        ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns,
+      }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      choose(state.style + step);
+    });
+
+    function start() {
+      ask(state.digit);
+      drawFaces();
+    }
+
+    root.append(
+      element("p", { class: "gan-live-caption" }, "Ask for a digit; all ten share one z"),
+      element("div", { class: "gan-live-faces", role: "group", "aria-label": "digit" }, ...buttons),
+      element("p", { class: "gan-live-caption" },
+        "Twelve z for the chosen digit; click one to give its z to all ten"),
+      gallery.node,
+      element("div", { class: "gan-live-columns gan-live-below" },
+        element("div", { class: "gan-live-side" }, limit.node, share.node, towards.node),
+        element("div", { class: "gan-live-side" }, numbers.node,
+          element("div", { class: "gan-live-bar" },
+            button("Another twelve", () => {
+              state.seed += 1;
+              start();
+            }),
+            button("Reset", () => {
+              Object.assign(state, START);
+              [limit.value, share.value, towards.value] = [state.limit, 0, String(state.towards)];
+              start();
+            })))),
+    );
+    start();
+    return {
+      state, vectors,
+      get busy() {
+        return work.busy;
+      },
+    };
+  }
+
+  ganLive.explorers.classes = explore;
+  return {};
+})();

@@ -1,0 +1,98 @@
+"use strict";
+// The cover: a map of z, across which a pointer, a finger or the arrow keys move, and ten digits
+// that follow.
+globalThis.ganLive ??= {};
+ganLive.explorers ??= {};
+
+ganLive.cover = (() => {
+  const REACH = 2, PLACES = 5, STEP = 0.25; // the map shows PLACES × PLACES images of one digit
+
+  function explore(root, { G: packed, across, up }) {
+    const { unpack, latents, worker, sheet } = ganLive.generator;
+    const { element, button, dot, label } = ganLive.page;
+    const { classes, side, latent } = packed;
+    const state = { x: 0, y: 0, seed: 2, digit: 8 };
+    let G = null;
+
+    const work = worker(() => {
+      for (const { redraw } of [digits, map]) redraw();
+    });
+    const image = (x, y, digit) => {
+      G ??= unpack(packed);
+      const [start] = latents(state.seed, 1, latent);
+      return G.image(start.map((value, i) => value + x * across[i] + y * up[i]), digit);
+    };
+
+    const map = sheet(root, {
+      columns: PLACES, rows: PLACES, side, gap: 0, interactive: true, label: "",
+      above(context, width, height, colour) {
+        const [x, y] = [(1 + state.x / REACH) / 2, (1 - state.y / REACH) / 2];
+        context.fillStyle = colour.orange;
+        dot(context, x * width, y * height, 8);
+        context.strokeStyle = "#fff";
+        context.lineWidth = 2;
+        context.stroke();
+      },
+    });
+    const digits = sheet(root, {
+      columns: PLACES, rows: Math.ceil(classes / PLACES), side, interactive: false,
+      label: "The ten digits, all drawn with the z at the place on the map",
+    });
+
+    function move(x, y) {
+      [state.x, state.y] = [x, y].map((value) => Math.max(-REACH, Math.min(REACH, value)));
+      for (let digit = 0; digit < classes; digit++)
+        work.add(`digit ${digit}`, () => digits.set(digit, image(state.x, state.y, digit)));
+      map.node.setAttribute("aria-label",
+        `A map of z: slant ${label(state.x)} across, thickness ${label(state.y)} up. ` +
+          "The arrow keys move; the digits follow.");
+    }
+
+    function drawMap() {
+      for (let i = 0; i < PLACES ** 2; i++) {
+        const [column, row] = [i % PLACES, Math.floor(i / PLACES)];
+        const at = (k) => (REACH * (2 * k + 1 - PLACES)) / PLACES;
+        work.add(`place ${i}`, () => map.set(i, image(at(column), -at(row), state.digit)));
+      }
+    }
+
+    const follow = (event) => {
+      const [x, y] = map.place(event);
+      move((2 * x - 1) * REACH, (1 - 2 * y) * REACH);
+    };
+    map.node.style.touchAction = "none";
+    for (const type of ["pointerdown", "pointermove"]) map.node.addEventListener(type, follow);
+    map.node.addEventListener("keydown", (event) => {
+      const step = {
+        ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP],
+      }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      move(state.x + step[0], state.y + step[1]);
+    });
+    const hand = button("Another hand", () => {
+      state.seed += 1;
+      move(state.x, state.y);
+      drawMap();
+    }, { class: "gan-live-main" });
+
+    root.append(
+      element("div", { class: "gan-live-columns gan-live-cover" },
+        element("div", { class: "gan-live-map" }, map.node,
+          element("p", { class: "gan-live-caption" }, "across: slant · up: thickness")),
+        element("div", { class: "gan-live-side" }, digits.node,
+          element("div", { class: "gan-live-bar gan-live-below" }, hand))),
+    );
+    move(0, 0);
+    drawMap();
+    return {
+      state,
+      get busy() {
+        return work.busy;
+      },
+    };
+  }
+
+  ganLive.explorers.cover = explore;
+  return {};
+})();

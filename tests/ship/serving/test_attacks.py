@@ -1,0 +1,182 @@
+"""Attacks on the connections: each is cut or answered, costs little, and stops no one else."""
+
+import contextlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import HEAD, PATIENCE, Process, started
+
+from gan_tutorial.ship.serving import server
+
+MB = 1_000_000
+HALF = b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: "
+WHOLE = b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+ARRAYS = b'{"count": 64, "format": "array"}'  # 400 kB of response
+
+
+def memory(running: Process) -> float:
+    """Return the resident memory of a process in MB."""
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s*(\d+)", status)[1]) / 1000
+
+
+def sockets(running: Process) -> int:
+    """Return the number of open sockets of a process."""
+    count = 0
+    for file in Path(f"/proc/{running.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += file.readlink().name.startswith("socket:")
+    return count
+
+
+@pytest.fixture(scope="module")
+def target(digits_onnx) -> Iterator[Process]:
+    """A service with small limits, whose memory stays and which writes no line of error."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells the memory of a process")
+    with started(digits_onnx, "--seconds", 1, "--connections", 64) as running:
+        before = memory(running)
+        yield running
+        assert memory(running) < before + 30
+        running.process.send_signal(signal.SIGTERM)
+        assert not running.process.stderr.read()
+
+
+def is_closed(connection: socket.socket, send: bytes = b"") -> bytes:
+    """Return what comes until the service closes the connection, sending something meanwhile."""
+    received, end = b"", time.monotonic() + PATIENCE
+    connection.settimeout(0.1)
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):  # what came before the end can still be read
+            connection.sendall(send)
+        try:
+            data = connection.recv(65536)
+        except TimeoutError:
+            continue
+        except OSError:
+            return received
+        if not data:
+            return received
+        received += data
+    raise AssertionError("the service kept the connection")
+
+
+@pytest.mark.parametrize("first", [b"", WHOLE], ids=["first request", "second request"])
+def test_headers_that_come_slowly_are_cut(target, first):
+    with target.connect() as connection:
+        if first:
+            connection.sendall(first)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(HALF)
+        assert is_closed(connection, send=b"a").startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("first", [b"", WHOLE], ids=["new", "after a response"])
+def test_a_silent_connection_is_closed(target, first):
+    with target.connect() as connection:
+        connection.sendall(first)
+        assert is_closed(connection).count(b"HTTP/1.1 ") == bool(first)
+
+
+def test_a_body_that_comes_slowly_gets_408(target):
+    with target.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 4000\r\n\r\n")
+        assert is_closed(connection, send=b" ").startswith(b"HTTP/1.1 408 ")
+
+
+def test_headers_without_an_end_are_refused(target):
+    with target.connect() as connection:
+        connection.sendall(HALF)
+        assert is_closed(connection, send=bytes(65536)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_that_goes_on_after_413_is_cut(target):
+    with target.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000000000000\r\n\r\n")
+        taken = 0
+        with contextlib.suppress(OSError):
+            while taken < 10 * server.DISCARDED:
+                taken += connection.send(bytes(65536))
+    assert taken < server.DISCARDED + 16 * MB  # the rest lay in the system's buffers
+
+
+def test_a_client_that_reads_nothing_is_cut(target):
+    """Twenty responses are more than the system's buffers hold."""
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(ARRAYS) + ARRAYS
+    before, computed = sockets(target), target.metric("gan_batched_requests_total")
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for reader in readers:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect((target.host, target.port))
+            reader.sendall(20 * request)
+        while target.metric("gan_batched_requests_total") == computed:
+            pass
+        while sockets(target) > before:
+            assert memory(target) < 400
+    assert target.ask(body={})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        HEAD + b"Content-Length: x\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    ],
+    ids=["TLS", "no ASCII", "no length", "two lengths", "no chunk"],
+)
+def test_what_is_no_http_gets_400(target, garbage):
+    with target.connect() as connection:
+        connection.sendall(garbage)
+        assert is_closed(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_client_that_has_closed_its_sending_half_is_answered(target):
+    with target.connect() as connection:
+        request = HEAD + b"Content-Length: 2\r\n\r\n{}"
+        connection.sendall(2 * request)
+        connection.shutdown(socket.SHUT_WR)
+        assert is_closed(connection).count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_half_a_request_makes_room_for_whole_ones(digits_onnx):
+    with (
+        started(digits_onnx, "--connections", 4, "--seconds", PATIENCE) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        halves = [stack.enter_context(running.connect()) for _ in range(12)]
+        for half in halves:
+            half.sendall(HALF)
+        assert running.ask(body={})[0] == 200
+        assert [is_closed(half) for half in halves[:8]] == [b""] * 8, "the oldest go"
+        halves[-1].sendall(b"\r\n\r\n")
+        assert halves[-1].recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed")
+def test_more_half_requests_than_files_stop_no_one(digits_onnx):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with (
+            started(digits_onnx, files=1024) as running,
+            contextlib.ExitStack() as stack,
+        ):
+            for n in range(1100):
+                stack.enter_context(running.connect()).sendall(HALF)
+                if n % 100 == 99:
+                    assert running.ask(body={})[0] == 200
+            running.process.kill()
+            assert not running.process.stderr.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
