@@ -1039,7 +1039,7 @@ def test_the_latent_space_by_keys_and_by_mouse(desktop):
     for name in ("Another a", "Another b", "Another seed"):
         press(latent, latent.get_by_role("button", name=name), "Enter")
     variety = float(number(latent, "mean distance"))
-    limit = latent.get_by_label("limit τ")
+    limit = latent.get_by_label("limit c")
     press(latent, limit, "Home")
     assert float(number(latent, "mean distance")) < 0.2 * variety
     short = float(number(latent, "mean length"))

@@ -11,7 +11,7 @@ ganLive.cover = (() => {
     const { unpack, latents, worker, sheet } = ganLive.generator;
     const { element, button, dot, label } = ganLive.page;
     const { classes, side, latent } = packed;
-    const state = { x: 0, y: 0, seed: 2, digit: 8 };
+    const state = { x: 0, y: 0, seed: 8, digit: 8 };
     let G = null;
 
     const work = worker(() => {

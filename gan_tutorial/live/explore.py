@@ -129,7 +129,7 @@ def latent(G: Generator) -> Explorer:
     """
     hint = (
         "Walk from a to b. In the middle of the line z is short, and on average the image is "
-        "paler: try several ends. Then lower the limit τ: the samples grow alike, and their z "
+        "paler: try several ends. Then lower the limit c: the samples grow alike, and their z "
         "short. Stretch z again, and see what is left of that."
     )
     alt = (

@@ -146,7 +146,7 @@ ganLive.latent = (() => {
       moveTo,
     );
     const limit = slider(
-      "limit τ of every number of z",
+      "limit c of every number of z",
       {
         min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
         text: (x) => (x < NO_LIMIT ? digits(x) : "none"),
