@@ -19,16 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gan_tutorial import (
-    checkpoints,
-    data,
-    metrics,
-    mixtures,
-    networks,
-    plotting,
-    runtime,
-    training,
-)
+from gan_tutorial import checkpoints, data, metrics, mixtures, networks, plotting, runtime, training
 from gan_tutorial.checkpoints import CheckpointError
 from gan_tutorial.data import DataError, load_images, to_bytes, to_unit_range
 from gan_tutorial.recipes import Recipe, preset
