@@ -3,6 +3,7 @@
 import errno
 import json
 import multiprocessing
+import os
 import pickle
 import random
 import signal
@@ -282,17 +283,23 @@ def test_a_full_disk_keeps_the_old_checkpoint(saved):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def train_on_a_slow_disk(arguments):
+    """A write takes 20 ms here, so that a kill can fall into it."""
+    os.fsync = lambda _: time.sleep(0.02)
+    main(arguments)
+
+
 def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     """SIGKILL at random moments, also during a write, then the same command with --resume."""
     command = (
-        "train --width 4 --latent-dim 8 --batch-size 8 --steps 1000 --save-every 1 --device cpu"
+        "train --width 4 --latent-dim 8 --batch-size 8 --steps 400 --save-every 1 --device cpu"
     )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_tutorial.__main__"])
 
-    def start(out, *more):
+    def start(out, *more, train=main):
         process = context.Process(
-            target=main, args=([*command.split(), "--out", str(tmp_path / out), *more],)
+            target=train, args=([*command.split(), "--out", str(tmp_path / out), *more],)
         )
         process.start()
         return process
@@ -302,7 +309,7 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     partial = checkpoint.with_name(".checkpoint.part.safetensors")
     while len(steps) < 20 or not half_written:  # on a busy machine a kill may miss its write
         kill, before = len(steps), max(steps, default=0)
-        process = start("broken", "--resume")
+        process = start("broken", "--resume", train=train_on_a_slow_disk)
         while kill % 4 and not (
             checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before
         ):
