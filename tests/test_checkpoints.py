@@ -292,7 +292,7 @@ def train_on_a_slow_disk(arguments):
 def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     """SIGKILL at random moments, also during a write, then the same command with --resume."""
     command = (
-        "train --width 4 --latent-dim 8 --batch-size 8 --steps 400 --save-every 1 --device cpu"
+        "train --width 4 --latent-dim 8 --batch-size 8 --steps 300 --save-every 1 --device cpu"
     )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gan_tutorial.__main__"])
