@@ -86,10 +86,9 @@ def untrained(
 ) -> Classifier:
     """Return a network with random weights, whose features need neither labels nor training.
 
-    Naeem et al. 2020 judge images that are far from ImageNet's by such features. They see less: for
-    digits of five classes in place of ten, the FD was 2.4 floors, and 30 with the bundled
-    classifier; blurred digits had 36 and 28. The class logits mean nothing. BatchNorm has the
-    statistics of up to 1,000 of the images.
+    Naeem et al. 2020 judge images that are far from ImageNet's by such features. They are coarser
+    than those of a trained classifier, above all where classes are missing. The class logits mean
+    nothing. BatchNorm has the statistics of up to 1,000 of the images.
     """
     with runtime.seeded(seed):
         network = Classifier(classes=1, shape=images.shape).to(device).train()
