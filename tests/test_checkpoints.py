@@ -333,7 +333,7 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
         assert process.exitcode == 0
     assert steps == sorted(steps)
     assert len(set(steps)) > 10, "the kills came too early to test anything"
-    recipe = replace(SMALL, classes=10)
+    recipe = recipes.Recipe(**checkpoints.read_settings(checkpoint)["recipe"])
     broken, unbroken = recipe.init(), other_state(recipe)
     checkpoints.restore(broken, checkpoint)
     checkpoints.restore(unbroken, tmp_path / "unbroken" / CHECKPOINT)
