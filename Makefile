@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # One process for each core, up to four for the memory, one thread each (conftest.py); a file stays in one process.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help book test notebooks lab bench tensorflow clean
+.PHONY: help book test notebooks lab bench extras tensorflow ray container clean
 
 help: ## List these commands.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 18
@@ -35,11 +35,24 @@ lab: $(READY) ## Open the notebooks in JupyterLab.
 bench: $(READY) ## Run the benchmarks; each prints a table.
 	@set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
 
-tensorflow: $(READY) .venv/tensorflow/.ready ## Write the digits as a SavedModel, in an environment of its own, and test it.
+extras: $(READY) ## The next three; one whose packages cannot be had here is skipped.
+	@for part in tensorflow ray container; do \
+	    $(MAKE) .venv/$$part/.ready || { echo "skipped: make $$part, for its packages cannot be had here"; continue; }; \
+	    $(MAKE) $$part || exit 1; \
+	done
+
+tensorflow: .venv/tensorflow/.ready ## Write the digits as a SavedModel, in an environment with TensorFlow, and test it.
+	rm -rf _build/models/digits/1
+	.venv/tensorflow/bin/python -m gan_tutorial export digits --format savedmodel --out _build/models/digits/1
+	$(BIN)/pytest tests/ship/test_savedmodel.py
+
+ray: $(READY) .venv/ray/.ready ## Serve with two replicas under Ray, in an environment of its own, and kill one.
+	$(BIN)/pytest tests/ship/serving/test_cluster.py
+
+container: $(READY) .venv/container/.ready ## Build the service's container, run it and check what it promises.
 	mkdir -p _build
 	$(BIN)/python -m gan_tutorial export digits --out _build/digits.onnx
-	PYTHONPATH=. .venv/tensorflow/bin/python tools/savedmodel.py _build/digits.onnx _build/models/digits/1
-	$(BIN)/pytest tests/ship/test_savedmodel.py
+	$(BIN)/python deploy/container.py --model _build/digits.onnx --sbom .venv/container/bin
 
 clean: ## Remove what was built, but not the environment.
 	rm -rf _build htmlcov .coverage .pytest_cache .ruff_cache *.egg-info
@@ -59,7 +72,15 @@ $(READY): $(PAGES) requirements.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/tensorflow/.ready: requirements-tensorflow.txt
-	test -x .venv/tensorflow/bin/python || $(PYTHON) -m venv .venv/tensorflow
+.venv/%/.ready: requirements-%.txt
+	test -x .venv/$*/bin/python || $(PYTHON) -m venv .venv/$*
+	.venv/$*/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
+# Beside all that the book has, which is not installed twice.
+.venv/tensorflow/.ready: requirements-tensorflow.txt $(READY)
+	test -x .venv/tensorflow/bin/python || $(BIN)/python -m venv .venv/tensorflow
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+	    > "$$(.venv/tensorflow/bin/python -c 'import site; print(site.getsitepackages()[0])')/book.pth"
 	.venv/tensorflow/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@

@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from _sweep import Out
-from serve import Client, metric, service
+from serve import Client, ClosedError, metric, service
 
 from gan_tutorial import checkpoints, records
 from gan_tutorial.ship import export
@@ -41,18 +42,29 @@ class Counts:
     retry_after: int = 0
     spent: float = 0.0  # seconds of all requests, from when they were sent
     inside: int = 0
-    samples: list[int] = field(default_factory=list)
+    seen: list[tuple[float, int]] = field(default_factory=list)  # when, and how many were inside
+    again: int = 0  # requests sent once more
 
 
 async def ask(port: int, idle: list[Client], seed: int, due: float, counts: Counts) -> None:
-    """Send one request on an idle connection, or on a new one."""
+    """Send one request on an idle connection, or on a new one.
+
+    An idle connection may be closed while the request is on its way, and then nothing is read. The
+    request is sent again on a new one, as HTTP clients do.
+    """
+    body = json.dumps({"count": COUNT, "seed": seed}).encode()
+    reused = bool(idle)
     client = idle.pop() if idle else Client(port)
     counts.inside += 1
     start = time.perf_counter()
     try:
-        status, _, disconnect = await client.ask(
-            json.dumps({"count": COUNT, "seed": seed}).encode()
-        )
+        try:
+            status, _, disconnect = await client.ask(body)
+        except ClosedError as error:
+            if error.incomplete or not reused:
+                raise
+            counts.again += 1
+            status, _, disconnect = await client.ask(body)
     except Exception as error:  # what else can go wrong is counted by its name
         counts.statuses[type(error).__name__] += 1
         client.close()
@@ -87,7 +99,7 @@ async def offer(port: int, rate: float, seconds: float) -> tuple[Counts, float]:
 
     async def sample() -> None:
         while True:
-            counts.samples.append(counts.inside)
+            counts.seen.append((time.perf_counter(), counts.inside))
             await asyncio.sleep(0.005)
 
     sampler = asyncio.create_task(sample())
@@ -130,6 +142,13 @@ async def measure(seconds: float) -> dict:
     return {"images": COUNT, "queue": QUEUE, "capacity": most, "rows": rows}
 
 
+def mean_inside(seen: list[tuple[float, int]]) -> float:
+    """Return the mean over time of how many were inside; a busy client looks less often."""
+    times, numbers = zip(*seen, strict=True)
+    gaps = [after - before for before, after in pairwise(times)]
+    return statistics.fmean(numbers[1:], gaps)
+
+
 def summary(load: float, counts: Counts, took: float, before: tuple, after: tuple) -> dict:
     """Return the row of one load; both sides of Little's law are of all its requests."""
     good = sorted(counts.seconds[200])
@@ -145,7 +164,8 @@ def summary(load: float, counts: Counts, took: float, before: tuple, after: tupl
             "p99": 1000 * good[int(0.99 * len(good))],
         },
         "milliseconds_503": 1000 * statistics.median(counts.seconds[503] or [0]),
-        "inside": statistics.fmean(counts.samples),
+        "sent_again": counts.again,
+        "inside": mean_inside(counts.seen),
         "rate_times_latency": counts.spent / took,  # λ = n / took, W = spent / n
         "service": {"requests": number, "inside": inside / took},
     }
@@ -187,7 +207,11 @@ def main(
     out: Out = records.FOLDER / "overload.json",
 ) -> None:
     """Measure, store the record and print a table; fail if a promise is broken."""
-    machine = {"cores": os.cpu_count(), "niceness": os.nice(0)}
+    machine = {
+        "cores": os.cpu_count(),
+        "niceness": os.nice(0),
+        "load_average": os.getloadavg()[0],  # what else was running
+    }
     measured = asyncio.run(measure(seconds))
     record = records.save(machine | measured, out, torch.device("cpu"))
     show(record)

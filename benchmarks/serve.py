@@ -329,7 +329,11 @@ def main(
     out: Out = records.FOLDER / "serve.json",
 ) -> None:
     """Measure, store the record and print a table; fail if a promise is broken."""
-    machine = {"cores": os.cpu_count(), "niceness": os.nice(0)}
+    machine = {
+        "cores": os.cpu_count(),
+        "niceness": os.nice(0),
+        "load_average": os.getloadavg()[0],  # what else was running
+    }
     measured = asyncio.run(measure(requests, clients))
     record = records.save(machine | measured, out, torch.device("cpu"))
     show(record)

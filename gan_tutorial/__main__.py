@@ -451,7 +451,8 @@ def evaluator(
 def export_model(
     run: RunName,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; by default model.FORMAT here.")
+        Path | None,
+        typer.Option(help="The file, or a savedmodel's folder, to write; by default model.FORMAT."),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help=f"One of {', '.join(export.FORMATS)}.")
@@ -460,17 +461,24 @@ def export_model(
     """Write a trained generator as one file that can be used without PyTorch.
 
     The file holds the averaged generator only: no discriminator, no optimiser. It is written only
-    if its samples differ from PyTorch's by at most 0.0001.
+    if its samples differ from PyTorch's by at most 0.0001. The format savedmodel, a folder for
+    TensorFlow Serving, needs TensorFlow.
     """
     checks.require_choice("--format", form, export.FORMATS)
     out = out or Path(f"model.{form}")
     G, settings = checkpoints.load_generator(run)
-    write = export.to_onnx if form == "onnx" else export.to_safetensors
+    if form == "savedmodel":
+        from gan_tutorial.ship import savedmodel  # TensorFlow takes seconds to load
+
+        write = savedmodel.to_savedmodel
+    else:
+        write = export.to_onnx if form == "onnx" else export.to_safetensors
     parity = write(G, out, settings)
     print(f"{parity.samples} samples: largest difference from PyTorch {parity.from_pytorch:.1e}")
     names = export.class_names(G, settings)
     of = f" of {len(names)} classes ({data.listed(names, 12)})" if names else ""
-    size = out.stat().st_size / 1e6
+    found = [out, *out.rglob("*")] if out.is_dir() else [out]
+    size = sum(path.stat().st_size for path in found if path.is_file()) / 1e6
     print(f"{out} holds G{of}, {size:.1f} MB; weights {export.weights_digest(G)}")
 
 

@@ -1,16 +1,23 @@
 """What the benchmarks measured, as JSON files that come with the package.
 
 A record says on which machine, with which versions and when it was measured, so that a chapter can
-show results that take longer than its minute, and say where they come from.
+show results that take longer than its minute, and say where they come from. And a rule for all
+comparisons of runs: one exact test, two-sided, and one correction for several tests.
 """
 
+import itertools
 import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from gan_tutorial import files, runtime
+
+Name = TypeVar("Name", bound=Hashable)
 
 FOLDER = Path(str(resources.files("gan_tutorial") / "assets" / "records"))
 
@@ -39,3 +46,38 @@ def save(record: dict, path: str | Path, device: torch.device) -> dict:
 def source(record: dict) -> str:
     """Return one line that says where a record comes from: machine, PyTorch's version, date."""
     return f"{record['machine']}; PyTorch {record['versions']['torch']}; {record['date']}"
+
+
+def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the p-value of an exact permutation test, two-sided, on the mean logarithm.
+
+    It is the share of all ways to deal the results anew into two hands of these sizes whose mean
+    logarithms differ at least as much, in either direction. Five against five give 2 / 252 = 0.008
+    at least.
+
+    Args:
+        ours: results of the runs of one kind, each above 0, such as FDs.
+        theirs: results of those of the other kind.
+    """
+    logs = [math.log(value) for value in (*ours, *theirs)]
+
+    def difference(hand: Sequence[int]) -> float:
+        chosen = sum(logs[i] for i in hand)
+        return abs(chosen / len(ours) - (sum(logs) - chosen) / len(theirs))
+
+    seen = difference(range(len(ours)))
+    hands = list(itertools.combinations(range(len(logs)), len(ours)))
+    return sum(difference(hand) >= seen - 1e-9 for hand in hands) / len(hands)
+
+
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
+    """Return Holm's corrected p-values of several tests, from the least to the largest.
+
+    Those below a level, such as 0.05, contain a false alarm with at most that chance
+    (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+    """
+    corrected, least = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.get)):
+        least = max(least, min((len(p_values) - rank) * p_values[name], 1.0))
+        corrected[name] = least
+    return corrected

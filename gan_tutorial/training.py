@@ -382,8 +382,8 @@ def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> Non
         raise ValueError(f"the networks have {classes} classes, but the data have label {largest}")
     D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
     logits = D(real, labels)
-    if logits.shape != labels.shape:
-        raise ValueError(f"D must return logits {tuple(labels.shape)}, not {tuple(logits.shape)}")
+    if logits.shape != real.shape[:1]:
+        raise ValueError(f"D must return logits {(len(real),)}, not {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise ValueError("D returns NaN or infinity for the first batch; check data and weights")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
@@ -33,7 +34,7 @@ from gan_tutorial import (
     sampling,
     training,
 )
-from gan_tutorial.beyond import interpretability
+from gan_tutorial.beyond import audio, interpretability
 from gan_tutorial.live import explore
 
 TIMEOUT = 120_000  # milliseconds; for a busy machine
@@ -46,6 +47,7 @@ EXPLORERS = {
     "classes": lambda: explore.classes(bundled()),
     "directions": lambda: explore.directions(bundled(), *axes()),
     "cover": live.cover,
+    "notes": lambda: explore.notes(GENERATORS["sound"](), audio.NOTES, 4000),
 }
 PROPERTIES = {"slant": interpretability.slant, "thickness": interpretability.thickness}
 SCRIPTS = (*live.SHARED, "generator", *EXPLORERS)
@@ -110,9 +112,9 @@ RUN_LAYERS = """([layers, weights, x, dy]) => {
 }"""
 
 
-def shape(inputs: int, outputs: int, side: int, kernel: int, stride: int, padding: int) -> dict:
-    names = ("inputs", "outputs", "side", "kernel", "stride", "padding")
-    return dict(zip(names, (inputs, outputs, side, kernel, stride, padding), strict=True))
+def shape(*given: int) -> dict[str, int]:
+    names = ("inputs", "outputs", "side", "kernel", "stride", "padding", "dims")
+    return dict(zip(names, given, strict=False))  # dims is 2 unless it is given
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,21 @@ def shape(inputs: int, outputs: int, side: int, kernel: int, stride: int, paddin
             ),
             (2, 4, 5, 5),
         ),
+        (
+            [
+                ["Convolution", shape(2, 5, 12, 4, 2, 1, 1)],
+                ["LeakyReLU"],
+                ["TransposedConvolution", shape(5, 3, 6, 8, 4, 2, 1)],
+            ],
+            lambda: nn.Sequential(
+                nn.Conv1d(2, 5, 4, stride=2, padding=1),
+                nn.ReLU(),
+                nn.ConvTranspose1d(5, 3, 8, stride=4, padding=2),
+            ),
+            (3, 2, 12),
+        ),
     ],
-    ids=["dense", "convolution", "transposed"],
+    ids=["dense", "convolution", "transposed", "one dimension"],
 )
 def test_layers_go_forward_and_back_as_pytorch(float64, numbers, layers, network, size):
     torch.manual_seed(0)
@@ -280,7 +295,7 @@ def test_fifty_steps_of_training_are_those_of_the_package(float64, numbers, sett
         log = training.one_step(state, real, labels, recipe, rng)
         logs.append([float(log.get(name, 0)) for name in ("d_loss", "g_loss", "penalty")])
 
-    settings |= {"hidden": 16, "batch_size": 32, "ema": recipe.ema}
+    settings |= {"hidden_G": 16, "hidden_D": 16, "batch_size": 32, "ema": recipe.ema}
     given_logs, given = numbers.evaluate(RUN_TRAINING, [settings, *start, batches])
     expected = [*state.G.parameters(), *weights_of(state.D), *state.G_ema.parameters()]
     assert largest_error(given_logs, logs) < 1e-8
@@ -446,7 +461,7 @@ def trained(G: networks.Generator) -> networks.Generator:
     """Return G in evaluation mode with statistics and scales as after training, not 0 and 1."""
     torch.manual_seed(0)
     for module in G.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.bias, 0, 0.3)
             nn.init.normal_(module.running_mean, 0, 0.3)
@@ -460,6 +475,13 @@ GENERATORS = {
     "unconditional": lambda: trained(networks.ConvGenerator(20, (1, 28, 28), 8)),
     "one doubling": lambda: trained(networks.ConvGenerator(5, (1, 8, 8), 3)),
     "MLP": lambda: trained(networks.MLPGenerator(12, (1, 10, 10), (30, 40), classes=2)),
+    "sound": lambda: trained(audio.SoundGenerator(32, classes=10)),
+}
+CONVOLVE = {
+    ("Convolution", 3): nn.functional.conv1d,
+    ("Convolution", 4): nn.functional.conv2d,
+    ("TransposedConvolution", 3): nn.functional.conv_transpose1d,
+    ("TransposedConvolution", 4): nn.functional.conv_transpose2d,
 }
 
 
@@ -477,11 +499,10 @@ def test_the_folded_layers_are_the_generator(name):
             continue
         channels = layer.weight.shape[0 if layer.kind == "TransposedConvolution" else 1]
         if x.ndim == 2:
-            side = math.isqrt(x.shape[1] // channels)
-            x = x.unflatten(1, (channels, side, side))
-        convolve = (
-            nn.functional.conv2d if layer.kind == "Convolution" else nn.functional.conv_transpose2d
-        )
+            dims = layer.weight.ndim - 2
+            side = round((x.shape[1] // channels) ** (1 / dims))
+            x = x.unflatten(1, (channels, *[side] * dims))
+        convolve = CONVOLVE[layer.kind, layer.weight.ndim]
         x = convolve(x, layer.weight, layer.bias, **options)
     expected = sampling.sample(G, z, y)
     torch.testing.assert_close(x.tanh().view_as(expected).float(), expected, atol=1e-5, rtol=0)
@@ -496,7 +517,7 @@ def test_the_page_draws_the_images_of_the_generator(numbers, name):
     given = numbers.evaluate(
         """([packed, zs, ys]) => {
             const G = ganLive.generator.unpack(packed);
-            return zs.map((z, i) => [...G.image(z, ys[i])]);
+            return zs.map((z, i) => [...G.generate(z, ys[i])]);
         }""",
         [explore.pack(G), z.tolist(), y.tolist()],
     )
@@ -513,7 +534,9 @@ def test_a_label_between_two_is_a_mixture_of_their_vectors(numbers):
     with torch.no_grad():
         expected = G.layers(torch.cat([z, label[None]], dim=1)).flatten()
     given = numbers.evaluate(
-        """([packed, z]) => [...ganLive.generator.unpack(packed).image(z, [[3, 0.3], [8, 0.7]])]""",
+        """([packed, z]) => {
+            return [...ganLive.generator.unpack(packed).generate(z, [[3, 0.3], [8, 0.7]])];
+        }""",
         [explore.pack(G), z[0].tolist()],
     )
     assert 127.5 * (torch.tensor(given) - expected).abs().max() < 1
@@ -577,13 +600,98 @@ def test_slant_and_thickness_are_those_of_the_package(numbers):
         np.testing.assert_allclose(values, measure(images), atol=1e-4)
 
 
+def sounds() -> torch.Tensor:
+    """Return twenty real strings, ten more under noise, and ten of noise: (40, 1, 1024)."""
+    waves = audio.plucked_strings(30, seed=2).waves
+    noise = 0.3 * torch.randn(20, 1, 1024, generator=torch.Generator().manual_seed(0))
+    return torch.cat([waves[:20], waves[20:] + noise[:10], noise[10:]])
+
+
+def test_measures_of_sounds_are_those_of_the_package(numbers):
+    waves = sounds()
+    given, shapes, spectra, finer = numbers.evaluate(
+        """waves => {
+            const { pitch, decayAndBrightness, spectrum, upsample } = ganLive.notes;
+            const xs = waves.map(x => Float64Array.from(x)), pitches = xs.map(x => pitch(x, 4000));
+            return [pitches, xs.map((x, i) => decayAndBrightness(x, pitches[i], 4000)),
+                xs.map(x => [...spectrum(x)]), [...upsample(xs[0], 4)]];
+        }""",
+        waves[:, 0].tolist(),
+    )
+    pitches = audio.pitch(waves, 4000)
+    given = torch.tensor([math.nan if found is None else found for found in given])
+    assert torch.equal(given.isnan(), pitches.isnan())
+    assert pitches.isnan().sum() >= 5  # the control: noise has none
+    known = ~pitches.isnan()
+    assert audio.cents(given[known], pitches[known]).abs().max() < 1
+    x = waves[:20, 0].double().numpy()  # the chapter's heights of the first two harmonics
+    n, window = np.arange(1024), np.hanning(513)[:-1]
+    turns = np.exp(-2j * np.pi * pitches[:20, None].double().numpy() * n / 4000)
+    halves = [(x * turns**k).reshape(20, 2, 512) * window for k in (1, 2)]
+    (first, later), (second, _) = (np.abs(half.sum(2)).T for half in halves)
+    decay = np.log(first / later) / 0.128
+    expected = np.stack([decay, 2 * second / first * np.exp(decay * 0.064)], 1)
+    np.testing.assert_allclose(shapes[:20], expected, rtol=0.02)
+    power = np.abs(np.fft.rfft(waves[:, 0].numpy() * np.hanning(1025)[:-1]))[:, :-1] ** 2
+    expected = 10 * np.log10(power / power.max(1, keepdims=True) + 1e-9)
+    np.testing.assert_allclose(spectra, expected, atol=0.01)
+    smooth = scipy.signal.resample(x[0], 4096)[400:-400]  # but at its ends, which wrap around
+    np.testing.assert_allclose(finer[400:-400], smooth, atol=0.02)
+    np.testing.assert_allclose(finer[::4], x[0], atol=1e-12)
+
+
+def test_a_real_string_is_that_of_the_package(numbers):
+    given = numbers.evaluate(
+        """() => [...ganLive.notes.pluck(
+            { pitch: 220, decay: 4, brightness: 0.7, phase: 1 }, 1024, 4000)]"""
+    )
+    values = (torch.tensor([value]) for value in (220.0, 4.0, 0.7, 1.0))
+    np.testing.assert_allclose(given, audio.pluck(*values)[0, 0], atol=1e-3)
+
+
+def test_sounds_in_the_page_differ_little_from_the_generator(numbers):
+    G = GENERATORS["sound"]()
+    z, y = sampling.latents(50, G.latent_dim, seed=1), sampling.labels(G, 50)
+    given = numbers.evaluate(
+        """([packed, zs, ys]) => {
+            const G = ganLive.generator.unpack(packed);
+            return zs.map((z, i) => [...G.generate(z, ys[i])]);
+        }""",
+        [explore.pack(G, explore.SOUND_BITS), z.tolist(), y.tolist()],
+    )
+    expected = sampling.sample(G, z, y)[:, 0]
+    error = (torch.tensor(given) - expected).square().mean() / expected.square().mean()
+    assert error < 10**-3  # 30 dB
+
+
+def test_the_keyboard_of_the_book_plays_in_tune(numbers):
+    """The generator that the chapter on sound has stored, in 8 bits."""
+    notebook = Path(__file__).parent.parent / "book/beyond/audio.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+    pages = ["".join(output.get("text/html", "")) for output in outputs]
+    (page,) = [page for page in pages if 'data-gan-live="notes"' in page]
+    stored = json.loads(re.search(r'"notes", (\{.*\})\)</script>', page)[1])
+    given = numbers.evaluate(
+        """packed => {
+            const G = ganLive.generator.unpack(packed);
+            return ganLive.generator.latents(1, 100, packed.latent).map(
+                (z, i) => [...G.generate(z, i % 10)]);
+        }""",
+        stored["G"],
+    )
+    pitches = audio.pitch(torch.tensor(given)[:, None], stored["rate"])
+    targets = torch.tensor(list(stored["notes"].values())).repeat(10)
+    assert audio.in_tune(pitches, targets) > 0.9
+
+
 def test_the_cover_has_the_bundled_generator(numbers):
     G, stored = bundled(), json.loads(live.read("cover.json"))
     z, y = sampling.latents(50, G.latent_dim, seed=1), sampling.labels(G, 50)
     given = numbers.evaluate(
         """([packed, zs, ys]) => {
             const G = ganLive.generator.unpack(packed);
-            return zs.map((z, i) => [...G.image(z, ys[i])]);
+            return zs.map((z, i) => [...G.generate(z, ys[i])]);
         }""",
         [stored["G"], z.tolist(), y.tolist()],
     )
@@ -753,6 +861,26 @@ def test_without_javascript_a_picture_and_its_text_stand_there(browser, file, na
     context.close()
 
 
+def test_the_still_stands_until_the_pictures_are_drawn(browser, file):
+    page = browser.new_page()
+    page.add_init_script(
+        """globalThis.seen = [];
+        const look = () => {
+            for (const root of document.querySelectorAll(".gan-live"))
+                seen.push([root.querySelector("img").hidden, Boolean(root.explorer?.busy)].join());
+            requestAnimationFrame(look);
+        };
+        requestAnimationFrame(look);"""
+    )
+    page.goto(file.as_uri())
+    for name in EXPLORERS:
+        page.locator(f'.gan-live[data-ready="{name}"]').wait_for(timeout=TIMEOUT)
+    seen = set(page.evaluate("seen"))
+    assert {"false,true", "true,false"} <= seen  # drawing behind it, and drawn
+    assert "true,true" not in seen
+    page.close()
+
+
 def test_the_trainer_by_keyboard_alone(desktop):
     page, trainer = desktop.page, desktop.explorer("trainer")
     trainer.get_by_role("button", name="Reset").focus()
@@ -822,8 +950,14 @@ def test_the_trainer_takes_its_settings(desktop):
     for noise, inputs in (("line", 1), ("uniform", 2), ("normal", 2)):
         choose(trainer, "noise z", noise)
         assert state(trainer, "e.training.G.layers[0].inputs") == inputs
+    for name, value in (("width of G", "32"), ("width of D", "16"), ("hidden layers", "3")):
+        choose(trainer, name, value)
+    sizes = "[e.training.G, e.training.D].map(N => N.parameters.slice(1).map(p => p.value.length))"
+    g, d = state(trainer, sizes)  # biases, and weights
+    assert (g[::2], d[::2]) == ([32, 32, 32, 2], [16, 16, 16, 1])
     choose(trainer, "preset", "first")
     assert state(trainer, "e.training.D.layers[0].inputs") == 2
+    assert state(trainer, "e.training.D.layers.length") == 5
 
 
 def test_the_trainer_says_when_it_has_diverged(desktop):
@@ -972,6 +1106,9 @@ def test_the_losses_by_keys_and_by_mouse(desktop):
     plot.scroll_into_view_if_needed()
     plot.click(position={"x": 60, "y": 60})
     assert state(explorer, "e.state.logit") < -3
+    explorer.get_by_role("button", name="Reset").press("Enter")
+    assert row("minimax") == ["−0.018", "−0.018"]
+    assert explorer.get_by_label("relativistic").is_checked()
 
 
 def test_the_dirac_gan_by_keys_and_by_mouse(desktop):
@@ -1131,6 +1268,93 @@ def test_the_cover_follows_a_finger(phone):
     phone.page.wait_for_function(moved, arg=cover.element_handle(), timeout=TIMEOUT)
     drawn(cover)
     assert pixels(cover, 1) != before
+
+
+def listen(page: Page) -> None:
+    """Keep what is played from now on in ``played``, and count contexts."""
+    page.evaluate(
+        """() => {
+            globalThis.played = [];
+            globalThis.contexts = 0;
+            const Context = globalThis.AudioContext;
+            globalThis.AudioContext = class extends Context {
+                constructor() {
+                    super();
+                    globalThis.contexts += 1;
+                }
+            };
+            const start = AudioBufferSourceNode.prototype.start;
+            AudioBufferSourceNode.prototype.start = function () {
+                played.push(this);
+                start.call(this);
+            };
+        }"""
+    )
+
+
+def test_the_keyboard_sounds_when_it_is_played_and_not_before(desktop):
+    page, notes = desktop.page, desktop.explorer("notes")
+    drawn(notes)
+    listen(page)
+    assert state(notes, "e.state.sounds") == 0
+    notes.get_by_role("button", name="D3, 147 hertz").click()
+    page.wait_for_function("played.length && played[0].context.state === 'running'")
+    made, sounded, rate = state(
+        notes,
+        "[[...e.shown.x], [...played[0].buffer.getChannelData(0)], played[0].buffer.sampleRate]",
+    )
+    assert page.evaluate("contexts") == 1  # made by that key
+    assert (len(sounded), rate) == (4096, 16000)
+    np.testing.assert_allclose(sounded[: -rate // 100 : 4], made[: -rate // 400], atol=1e-6)
+    assert sounded[-1] == pytest.approx(0, abs=0.01)
+
+
+def test_the_notes_by_keys(desktop):
+    page, notes = desktop.page, desktop.explorer("notes")
+    key = notes.get_by_role("button", name="A3, 220 hertz")
+    press(notes, key, "Enter")
+    assert key.get_attribute("aria-pressed") == "true"
+    assert notes.locator("[aria-pressed=true]").count() == 1
+    choose(notes, "sounds of", "real")
+    drawn(notes)
+    assert abs(float(number(notes, "pitch measured").split()[0]) - 220) < 1.4  # ±10 cents
+    press(notes, notes.get_by_role("button", name="Another sound"), "Enter")
+    page.keyboard.press("6")
+    drawn(notes)
+    assert state(notes, "e.state.note") == 5
+    assert number(notes, "pitch asked for") == "293.7 Hz"
+    share = notes.get_by_label("share of the next note")
+    press(notes, share, "End")
+    assert abs(float(number(notes, "pitch measured").split()[0]) - 329.6) < 2.1
+    press(notes, share, "Home")
+    before = state(notes, "e.cloud.length")
+    press(notes, notes.get_by_role("button", name="unheard"), "Enter")
+    sounds, shapes = state(notes, "[e.state.sounds, e.cloud.map(s => [s.decay, s.brightness])]")
+    assert len(shapes) >= before + 30
+    decay, brightness = np.transpose(shapes[-30:])
+    assert 1.5 < decay.min() < decay.max() < 8.5
+    assert 0.3 < brightness.min() < brightness.max() < 1
+    choose(notes, "sounds of", "generated")
+    drawn(notes)
+    assert state(notes, "e.state.sounds") == sounds  # those were silent
+    scale = notes.get_by_role("button", name="Play the scale")
+    scale.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("root => root.explorer.state.note === 2", arg=notes.element_handle())
+    notes.get_by_role("button", name="Stop").press("Enter")
+    drawn(notes)
+    assert state(notes, "e.state.sounds") >= sounds + 3
+    press(notes, notes.get_by_role("button", name="Reset"), "Enter")
+    assert state(notes, "[e.state.note, e.cloud.length]") == [3, 1]  # the one shown
+
+
+def test_a_note_by_touch(phone):
+    notes = phone.explorer("notes")
+    before = drawn(notes)
+    notes.get_by_role("button", name="C5, 523 hertz").tap()
+    assert drawn(notes) != before
+    assert state(notes, "e.state.sounds") == 1
+    assert notes.get_by_label("share of the next note").is_disabled()
 
 
 def test_it_starts_where_scripts_are_inserted(desktop):

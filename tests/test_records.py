@@ -1,6 +1,7 @@
 """Stored measurements are in the package, with their provenance."""
 
 import json
+import math
 import statistics
 
 import pytest
@@ -48,3 +49,40 @@ def test_a_record_is_saved_with_its_provenance(tmp_path):
     assert json.loads(path.read_text()) == record
     assert record["seconds"] == 1.5
     assert {"machine", "versions", "date"} <= record.keys()
+
+
+def test_the_p_value_counts_hands_in_both_directions():
+    low, high = [1, 2, 3, 4, 5], [6, 7, 8, 9, 10]
+    assert records.p_value(low, high) == records.p_value(high, low) == 2 / math.comb(10, 5)
+    assert records.p_value([1, 2, 3], [4, 5, 6]) == 0.1
+    assert records.p_value([1, 8], [2, 4]) == 1  # equal means of the logarithms
+    assert records.p_value([1, 1], [1, 1, 1]) == 1
+    scaled = [100 * value for value in low], [100 * value for value in (4, 5, 6, 7, 8)]
+    assert records.p_value(*scaled) == records.p_value(low, (4, 5, 6, 7, 8))  # units do not matter
+
+
+def test_chance_alone_is_below_a_level_as_often_as_the_level_says():
+    rng = torch.Generator().manual_seed(0)
+    draws = torch.randn(300, 8, generator=rng).exp().tolist()
+    below = statistics.fmean(records.p_value(row[:4], row[4:]) <= 0.1 for row in draws)
+    assert 0.04 < below < 0.16
+
+
+def test_holm_corrects_for_the_number_of_tests():
+    assert records.holm({"a": 0.02, "b": 0.3, "c": 0.04}) == {"a": 0.06, "c": 0.08, "b": 0.3}
+    assert records.holm({"a": 0.5, "b": 0.6}) == {"a": 1, "b": 1}  # none above 1, none falls back
+    assert records.holm({1: 0.03}) == {1: 0.03}
+
+
+def test_the_readme_has_the_speed_record():
+    record = records.load("record")
+    seconds = [math.inf if second is None else second for second in record["seconds"]]
+    median, least, most = statistics.median(seconds), min(seconds), max(seconds)
+    readme = (records.FOLDER.parents[2] / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith("| the preset `quick` |"))
+    assert row.split("|")[2:-1] == [
+        f" {median:.1f} ({least:.1f} to {most:.1f}) ",
+        f" {record['seconds'].count(None)} of {len(seconds)} ",
+        f" {record['quick_steps_per_second']:.1f} ",
+    ]
+    assert len(seconds) >= 20

@@ -40,7 +40,7 @@ def pins(name: str = "requirements.txt") -> dict[str, str]:
         elif text:
             name, equals, version = text.partition("==")
             assert equals, f"{text} is not pinned"
-            found[canonicalize_name(name)] = version
+            found[canonicalize_name(name.partition("[")[0])] = version
     return found
 
 
@@ -59,6 +59,15 @@ def test_requirements_are_complete(part: str) -> None:
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 other = canonicalize_name(needed.name)
                 assert other in known or other.startswith(UNPINNED), f"{name} needs {text}"
+
+
+@pytest.mark.parametrize("part", ["tensorflow", "ray", "container"])
+def test_the_extras_are_pinned_in_the_versions_of_the_book(part: str) -> None:
+    book, extra = pins(), pins(f"requirements-{part}.txt")
+    assert len(extra) > 10
+    assert {
+        name: version for name, version in extra.items() if book.get(name, version) != version
+    } == {}
 
 
 def test_the_pinned_versions_are_in_the_ranges_of_the_package() -> None:

@@ -14,12 +14,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from torch import Tensor
 
-from gan_tutorial import checkpoints, live, sampling
-from gan_tutorial.beyond import interpretability
+from gan_tutorial import checkpoints, live, sampling, training
+from gan_tutorial.beyond import audio, interpretability
 from gan_tutorial.live import explore
 from gan_tutorial.networks import Generator
 
@@ -34,6 +35,23 @@ LEAN = """
     slider.value = 3;
     slider.dispatchEvent(new Event("input"));
 """
+POINTS = """
+    const buttons = [...root.querySelectorAll("button")];
+    const add = buttons.find((node) => /unheard/.test(node.textContent));
+    const list = root.querySelector("select");
+    const sounds = (of) => {
+        list.value = of;
+        list.dispatchEvent(new Event("change"));
+    };
+    sounds("real");
+    add.click();
+    const wait = setInterval(() => {
+        if (root.explorer.busy) return;
+        clearInterval(wait);
+        sounds("generated");
+        add.click();
+    }, 50);
+"""
 # What is shown: an explorer, and what it does before the picture is taken.
 STILLS = {
     "trainer-first": (lambda: live.trainer("first"), "root.explorer.advance(1500)"),
@@ -45,6 +63,7 @@ STILLS = {
     "classes": (lambda: explore.classes(bundled()), ""),
     "directions": (lambda: explore.directions(bundled(), *shape_directions()), LEAN),
     "cover": (lambda: live.cover(), ""),
+    "notes": (lambda: explore.notes(strings(), audio.NOTES, 4000), POINTS),
 }
 ONLY_PICTURES = """
 .gan-live { border: 0 !important; margin: 0 !important; padding: 0.5rem !important; }
@@ -58,6 +77,16 @@ ONLY_PICTURES = """
 def bundled() -> Generator:
     """Return the conditional generator of digits that comes with the package."""
     return checkpoints.load_generator("digits")[0]
+
+
+def strings() -> Generator:
+    """Return a generator of plucked strings, trained as in the chapter on sound (a minute)."""
+    torch.manual_seed(0)
+    G, D = audio.SoundGenerator(classes=10), audio.SoundDiscriminator(classes=10)
+    state = training.TrainState.init(G, D, audio.STRINGS_CONFIG)
+    for _ in training.train(state, audio.plucked_strings(), audio.STRINGS_CONFIG):
+        pass
+    return state.G_ema
 
 
 def shape_directions() -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -122,6 +151,7 @@ def take(page: Page, path: Path, script: str, target: Path) -> int:
     page.goto(path.as_uri())
     root = page.locator(".gan-live[data-ready]")
     root.evaluate(f"root => {{ {script} }}")
+    page.wait_for_timeout(500)
     page.wait_for_function(
         "root => !root.explorer.busy", arg=root.element_handle()
     )  # has drawn its images

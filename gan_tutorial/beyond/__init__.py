@@ -1,1 +1,1 @@
-"""What the chapters of part 4 use: autoencoders, text, sound, interpretability."""
+"""What the chapters of part 4 use: autoencoders, interpretability, enlargers, text, sound."""

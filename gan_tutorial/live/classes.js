@@ -8,16 +8,16 @@ ganLive.classes = (() => {
   const SAMPLES = 12, NO_LIMIT = 3.5;
 
   function explore(root, { G: packed, digit = 3 }) {
-    const { unpack, latents, truncate, ink, distance, worker, sheet } = ganLive.generator;
+    const { latents, truncate, ink, distance, worker, sheet } = ganLive.generator;
+    const { mean } = ganLive.numbers;
     const { element, button, slider, choice, readout } = ganLive.page;
-    const digits = (x) => ganLive.page.label(Number(x.toFixed(2)));
+    const { rounded, numbered, onArrows } = ganLive.page;
     const { classes, side, latent } = packed;
     const START = { digit, towards: 8, share: 0, limit: NO_LIMIT, seed: 1, style: 0 };
     const state = { ...START };
     const samples = [];
-    let G = null;
 
-    const work = worker((done) => {
+    const work = worker(packed, (done) => {
       for (const { redraw } of [...faces, gallery]) redraw();
       if (done) measure();
     });
@@ -55,23 +55,24 @@ ganLive.classes = (() => {
       const z = vectors()[state.style];
       gallery.frame(state.style);
       faces.forEach((face, i) =>
-        work.add(`face ${i}`, () => face.set(0, (G ??= unpack(packed)).image(z, i))));
+        work.add(`face ${i}`, function* (G) {
+          face.set(0, yield* G.generating(z, i));
+        }));
     }
 
     function drawSamples() {
       vectors().forEach((z, i) =>
-        work.add(`sample ${i}`, () => {
-          samples[i] = (G ??= unpack(packed)).image(z, label());
+        work.add(`sample ${i}`, function* (G) {
+          samples[i] = yield* G.generating(z, label());
           gallery.set(i, samples[i]);
         }));
     }
 
     function measure() {
-      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
       const pairs = samples.flatMap((a, i) => samples.slice(i + 1).map((b) => distance(a, b)));
       numbers.show({
-        length: state.limit < NO_LIMIT ? `±${digits(state.limit)}` : "no limit",
-        ink: digits(mean(samples.map(ink))), variety: digits(mean(pairs)),
+        length: state.limit < NO_LIMIT ? `±${rounded(state.limit)}` : "no limit",
+        ink: rounded(mean(samples.map(ink))), variety: rounded(mean(pairs)),
       });
     }
 
@@ -90,7 +91,7 @@ ganLive.classes = (() => {
       "limit of every number of z",
       {
         min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
-        text: (x) => (x < NO_LIMIT ? digits(x) : "none"),
+        text: (x) => (x < NO_LIMIT ? rounded(x) : "none"),
       },
       (value) => {
         state.limit = value;
@@ -98,8 +99,7 @@ ganLive.classes = (() => {
         drawFaces();
       },
     );
-    const names = Object.fromEntries(buttons.map((_, i) => [i, String(i)]));
-    const towards = choice("other label", names, String(state.towards), (value) => {
+    const towards = choice("other label", numbered(classes), String(state.towards), (value) => {
       state.towards = Number(value);
       drawSamples();
     });
@@ -113,14 +113,7 @@ ganLive.classes = (() => {
     );
 
     gallery.node.addEventListener("pointerdown", (event) => choose(gallery.at(event)));
-    gallery.node.addEventListener("keydown", (event) => {
-      const step = {
-        ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns,
-      }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      choose(state.style + step);
-    });
+    onArrows(gallery.node, (right, up) => choose(state.style + right - columns * up));
 
     function start() {
       ask(state.digit);

@@ -8,20 +8,21 @@ ganLive.cover = (() => {
   const REACH = 2, PLACES = 5, STEP = 0.25; // the map shows PLACES × PLACES images of one digit
 
   function explore(root, { G: packed, across, up }) {
-    const { unpack, latents, worker, sheet } = ganLive.generator;
-    const { element, button, dot, label } = ganLive.page;
+    const { latents, worker, sheet } = ganLive.generator;
+    const { element, button, dot, label, onArrows } = ganLive.page;
     const { classes, side, latent } = packed;
     const state = { x: 0, y: 0, seed: 8, digit: 8 };
-    let G = null;
 
-    const work = worker(() => {
+    const work = worker(packed, () => {
       for (const { redraw } of [digits, map]) redraw();
     });
-    const image = (x, y, digit) => {
-      G ??= unpack(packed);
-      const [start] = latents(state.seed, 1, latent);
-      return G.image(start.map((value, i) => value + x * across[i] + y * up[i]), digit);
-    };
+    function draw(name, target, place, x, y, digit) {
+      work.add(name, function* (G) {
+        const [start] = latents(state.seed, 1, latent);
+        const z = start.map((value, i) => value + x * across[i] + y * up[i]);
+        target.set(place, yield* G.generating(z, digit));
+      });
+    }
 
     const map = sheet(root, {
       columns: PLACES, rows: PLACES, side, gap: 0, interactive: true, label: "",
@@ -42,7 +43,7 @@ ganLive.cover = (() => {
     function move(x, y) {
       [state.x, state.y] = [x, y].map((value) => Math.max(-REACH, Math.min(REACH, value)));
       for (let digit = 0; digit < classes; digit++)
-        work.add(`digit ${digit}`, () => digits.set(digit, image(state.x, state.y, digit)));
+        draw(`digit ${digit}`, digits, digit, state.x, state.y, digit);
       map.node.setAttribute("aria-label",
         `A map of z: slant ${label(state.x)} across, thickness ${label(state.y)} up. ` +
           "The arrow keys move; the digits follow.");
@@ -52,7 +53,7 @@ ganLive.cover = (() => {
       for (let i = 0; i < PLACES ** 2; i++) {
         const [column, row] = [i % PLACES, Math.floor(i / PLACES)];
         const at = (k) => (REACH * (2 * k + 1 - PLACES)) / PLACES;
-        work.add(`place ${i}`, () => map.set(i, image(at(column), -at(row), state.digit)));
+        draw(`place ${i}`, map, i, at(column), -at(row), state.digit);
       }
     }
 
@@ -62,14 +63,7 @@ ganLive.cover = (() => {
     };
     map.node.style.touchAction = "none";
     for (const type of ["pointerdown", "pointermove"]) map.node.addEventListener(type, follow);
-    map.node.addEventListener("keydown", (event) => {
-      const step = {
-        ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP],
-      }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      move(state.x + step[0], state.y + step[1]);
-    });
+    onArrows(map.node, (right, up) => move(state.x + STEP * right, state.y + STEP * up));
     const hand = button("Another hand", () => {
       state.seed += 1;
       move(state.x, state.y);

@@ -55,29 +55,12 @@ ganLive.dirac = (() => {
 
   function explore(root, { eta = 0.2, gamma = 0 } = {}) {
     const {
-      element,
-      button,
-      slider,
-      choice,
-      readout,
-      canvas,
-      axes,
-      clip,
-      line,
-      dot,
-      arrow,
-      clock,
-      calm,
-      label,
+      element, button, slider, choice, readout, canvas, axes, clip, line, dot, arrow, clock, calm,
+      rounded, onArrows,
     } = ganLive.page;
     const settings = { eta, gamma, turns: "alternating", objective: "minimax" };
-    let start = [1, 1],
-      states,
-      time = 0,
-      wait = 0,
-      playing = false;
-    const REACH = 2.6,
-      digits = (x, n = 3) => label(Number(x.toFixed(n)));
+    let states, [start, time, wait, playing] = [[1, 1], 0, 0, false];
+    const REACH = 2.6, digits = (x, places = 3) => rounded(x, places);
 
     function update() {
       states = path(start, STEPS, settings);
@@ -106,11 +89,8 @@ ganLive.dirac = (() => {
     function paint(context, width, height, colour) {
       const box = { left: 30, top: 8, width: width - 40, height: height - 48 };
       const { toX, toY } = axes(context, colour, box, {
-        x: [-REACH, REACH],
-        y: [-REACH, REACH],
-        xTicks: [-2, -1, 0, 1, 2],
-        yTicks: [-2, -1, 0, 1, 2],
-        xLabel: "θ, the generated point",
+        x: [-REACH, REACH], y: [-REACH, REACH], xTicks: [-2, -1, 0, 1, 2],
+        yTicks: [-2, -1, 0, 1, 2], xLabel: "θ, the generated point",
       });
       context.fillStyle = colour.ink;
       context.textAlign = "left";
@@ -147,14 +127,8 @@ ganLive.dirac = (() => {
       context.stroke();
       context.strokeStyle = colour.ink;
       context.lineWidth = 2;
-      line(context, [
-        [toX(0) - 6, toY(0) - 6],
-        [toX(0) + 6, toY(0) + 6],
-      ]);
-      line(context, [
-        [toX(0) - 6, toY(0) + 6],
-        [toX(0) + 6, toY(0) - 6],
-      ]);
+      line(context, [[toX(0) - 6, toY(0) - 6], [toX(0) + 6, toY(0) + 6]]);
+      line(context, [[toX(0) - 6, toY(0) + 6], [toX(0) + 6, toY(0) - 6]]);
       context.restore();
     }
 
@@ -162,10 +136,7 @@ ganLive.dirac = (() => {
       const box = { left: 30, top: 22, width: width - 40, height: height - 46 },
         reach = 1.5 * (box.width / box.height);
       const { toX, toY } = axes(context, colour, box, {
-        x: [-reach, reach],
-        y: [-1.5, 1.5],
-        xTicks: [-1, 0, 1],
-        yTicks: [-1, 0, 1],
+        x: [-reach, reach], y: [-1.5, 1.5], xTicks: [-1, 0, 1], yTicks: [-1, 0, 1],
         title: "eigenvalues of a step",
       });
       clip(context, box);
@@ -185,19 +156,13 @@ ganLive.dirac = (() => {
       const box = { left: 30, top: 22, width: width - 40, height: height - 46 },
         [theta, psi] = states[time];
       const { toX, toY } = axes(context, colour, box, {
-        x: [-REACH, REACH],
-        y: [-2, 2],
-        xTicks: [-2, 0, 2],
-        yTicks: [-2, 0, 2],
+        x: [-REACH, REACH], y: [-2, 2], xTicks: [-2, 0, 2], yTicks: [-2, 0, 2],
         title: `the game at step ${time}`,
       });
       clip(context, box);
       context.strokeStyle = colour.purple;
       context.lineWidth = 2;
-      line(context, [
-        [toX(-REACH), toY(-REACH * psi)],
-        [toX(REACH), toY(REACH * psi)],
-      ]);
+      line(context, [[toX(-REACH), toY(-REACH * psi)], [toX(REACH), toY(REACH * psi)]]);
       context.fillStyle = colour.real;
       context.beginPath();
       for (const [x, y] of [
@@ -279,7 +244,7 @@ ganLive.dirac = (() => {
       first: "distance at the start",
       now: "distance at this step",
     });
-    const text = (x) => label(Number(x.toFixed(2)));
+    const text = (x) => rounded(x);
     const moment = slider("step", { min: 0, max: STEPS, step: 1, value: 0 }, (value) => {
       stop();
       go(value);
@@ -320,17 +285,7 @@ ganLive.dirac = (() => {
     };
     plane.node.style.touchAction = "none";
     for (const type of ["pointerdown", "pointermove"]) plane.node.addEventListener(type, drag);
-    plane.node.addEventListener("keydown", (event) => {
-      const by = {
-        ArrowLeft: [-0.1, 0],
-        ArrowRight: [0.1, 0],
-        ArrowUp: [0, 0.1],
-        ArrowDown: [0, -0.1],
-      }[event.key];
-      if (!by) return;
-      event.preventDefault();
-      move(start.map((value, i) => value + by[i]));
-    });
+    onArrows(plane.node, (right, up) => move([start[0] + right / 10, start[1] + up / 10]));
     root.append(
       element(
         "div",

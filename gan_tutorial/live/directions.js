@@ -43,17 +43,16 @@ ganLive.directions = (() => {
   const PROPERTIES = { slant, thickness };
 
   function explore(root, { G: packed, directions, spread }) {
-    const { unpack, latents, worker, sheet } = ganLive.generator;
-    const { element, button, slider, choice, readout, canvas, axes, label } = ganLive.page;
-    const digits = (x) => label(Number(x.toFixed(2)));
-    const signed = (x) => (x > 0 ? "+" : "") + digits(x);
+    const { latents, worker, sheet } = ganLive.generator, { mean } = ganLive.numbers;
+    const { element, button, slider, choice, readout, canvas, axes } = ganLive.page;
+    const { rounded, numbered } = ganLive.page;
+    const signed = (x) => (x > 0 ? "+" : "") + rounded(x);
     const { side, latent } = packed;
     const zero = () => Object.fromEntries(Object.keys(directions).map((name) => [name, 0]));
     const state = { label: "all", seed: 1, steps: zero() };
     const images = { before: [], after: [] };
-    let G = null;
 
-    const work = worker((done) => {
+    const work = worker(packed, (done) => {
       gallery.redraw();
       if (done) measure();
     });
@@ -73,11 +72,10 @@ ganLive.directions = (() => {
 
     function draw(which) {
       vectors().forEach((start, i) =>
-        work.add(`${which} ${i}`, () => {
-          G ??= unpack(packed);
+        work.add(`${which} ${i}`, function* (G) {
           const z = which === "after" ? moved(start) : start;
           const digit = state.label === "all" ? i % packed.classes : Number(state.label);
-          const image = G.image(z, digit);
+          const image = yield* G.generating(z, digit);
           images[which][i] = image;
           gallery.set(place(which, i), image);
         }));
@@ -85,12 +83,11 @@ ganLive.directions = (() => {
 
     let changes = {};
     function measure() {
-      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
       for (const [name, property] of Object.entries(PROPERTIES)) {
         const [before, after] = ["before", "after"].map((which) =>
           mean(images[which].map((image) => property(image, side))));
         changes[name] = (after - before) / spread[name];
-        numbers.show({ [name]: `${digits(before)} → ${digits(after)}` });
+        numbers.show({ [name]: `${rounded(before)} → ${rounded(after)}` });
       }
       bars.redraw();
       const said = Object.entries(changes).map(([name, change]) => `${name} ${signed(change)}`);
@@ -126,8 +123,8 @@ ganLive.directions = (() => {
         state.steps[name] = value;
         draw("after");
       }));
-    const names = Object.fromEntries(Array.from({ length: packed.classes }, (_, i) => [i, `${i}`]));
-    const which = choice("digit", { all: "one of each", ...names }, "all", (value) => {
+    const names = { all: "one of each", ...numbered(packed.classes) };
+    const which = choice("digit", names, "all", (value) => {
       state.label = value;
       drawAll();
     });

@@ -1,8 +1,8 @@
-"""Explorers of a generator of images, which draws in the page: its weights travel in the output.
+"""Explorers of a generator, which draws or plays in the page: its weights travel in the output.
 
 The page needs none of PyTorch's layers but linear and convolutional ones: BatchNorm in evaluation
 mode is a scale and a shift, and the label's embedding a bias, so both are folded into the weights.
-``generator.js`` computes the same images from the folded ones.
+``generator.js`` computes the same images and sounds from the folded ones.
 """
 
 import base64
@@ -17,6 +17,7 @@ from gan_tutorial.live import Explorer
 from gan_tutorial.networks import Generator
 
 BITS = 14  # of a weight in the page: as exact as float16, an eighth smaller
+SOUND_BITS = 8  # for sounds: the error is some 39 dB below them, their own noise is louder
 
 
 class Layer(NamedTuple):
@@ -39,7 +40,9 @@ class Layer(NamedTuple):
 
 KINDS = {
     nn.Linear: "Dense",
+    nn.Conv1d: "Convolution",
     nn.Conv2d: "Convolution",
+    nn.ConvTranspose1d: "TransposedConvolution",
     nn.ConvTranspose2d: "TransposedConvolution",
 }
 
@@ -52,17 +55,18 @@ def fold(G: Generator) -> list[Layer]:
     for the label, times the label's embedding, is a bias for each class.
 
     Args:
-        G: with ``layers`` as those of ``MLPGenerator`` or ``ConvGenerator`` for images.
+        G: with ``layers`` as those of ``MLPGenerator`` or ``ConvGenerator`` for images, or of
+            ``SoundGenerator``.
     """
     found = []
     for module in G.layers:
         if type(module) in KINDS:
             weight = module.weight.cpu().double()
-            outputs = weight.shape[1 if isinstance(module, nn.ConvTranspose2d) else 0]
+            outputs = weight.shape[1 if KINDS[type(module)].startswith("T") else 0]
             bias = torch.zeros(outputs) if module.bias is None else module.bias.cpu()
             options = [] if isinstance(module, nn.Linear) else [module.stride[0], module.padding[0]]
             found.append(Layer(KINDS[type(module)], weight, bias.double(), *options))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             found[-1] = _fold_norm(found[-1], module)
         else:
             assert isinstance(module, nn.Unflatten | nn.ReLU | nn.Tanh), f"unknown: {module}"
@@ -73,7 +77,7 @@ def fold(G: Generator) -> list[Layer]:
     return found
 
 
-def _fold_norm(layer: Layer, norm: nn.BatchNorm2d) -> Layer:
+def _fold_norm(layer: Layer, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Layer:
     """Return a layer that also scales and shifts each channel, as BatchNorm in evaluation mode."""
     scale = norm.weight.cpu().double() / (norm.running_var.cpu().double() + norm.eps).sqrt()
     shift = norm.bias.cpu().double() - norm.running_mean.cpu().double() * scale
@@ -85,10 +89,10 @@ def _fold_norm(layer: Layer, norm: nn.BatchNorm2d) -> Layer:
     return layer._replace(weight=weight, bias=layer.bias * scale + shift)
 
 
-def pack(G: Generator) -> dict[str, object]:
-    """Return a generator of square grey images as ``generator.js`` takes it, ready for JSON.
+def pack(G: Generator, bits: int = BITS) -> dict[str, object]:
+    """Return a generator of square grey images or of sounds as ``generator.js`` takes it, for JSON.
 
-    ``weights`` holds all numbers in base64, ``BITS`` bits each: whole multiples of the step of
+    ``weights`` holds all numbers in base64, ``bits`` bits each: whole multiples of the step of
     their tensor, layer after layer, weights before biases.
     """
     layers, steps, numbers = [], [], []
@@ -97,19 +101,21 @@ def pack(G: Generator) -> dict[str, object]:
         options["padding"] = layer.padding
         options["inputs"] = layer.weight.shape[0 if layer.kind.startswith("T") else 1]
         options["kernel"] = layer.weight.shape[-1]
+        if layer.weight.ndim == 3:  # of sounds
+            options["dims"] = 1
         layers.append([layer.kind, options])
         for tensor in (layer.weight, layer.bias):
-            step = max(tensor.abs().max().item(), 1e-12) / (2 ** (BITS - 1) - 1)
+            step = max(tensor.abs().max().item(), 1e-12) / (2 ** (bits - 1) - 1)
             steps.append(float(f"{step:.9g}"))
             numbers.append((tensor.flatten() / steps[-1]).round().long().numpy())
-    numbers = np.concatenate(numbers) + 2 ** (BITS - 1)
-    bits = (numbers[:, None] >> np.arange(BITS - 1, -1, -1)) & 1
-    weights = base64.b64encode(np.packbits(bits.astype(np.uint8)).tobytes()).decode()
+    numbers = np.concatenate(numbers) + 2 ** (bits - 1)
+    rows = (numbers[:, None] >> np.arange(bits - 1, -1, -1)) & 1
+    weights = base64.b64encode(np.packbits(rows.astype(np.uint8)).tobytes()).decode()
     return {
         "latent": G.latent_dim,
         "classes": G.classes,
         "side": G.shape[-1],
-        "bits": BITS,
+        "bits": bits,
         "layers": layers,
         "steps": steps,
         "weights": weights,
@@ -182,3 +188,27 @@ def directions(
     spread = {name: float(value) for name, value in spread.items()}
     options = {"directions": rounded, "spread": spread}
     return _explorer(G, "directions", "Directions in the latent space", hint, alt, **options)
+
+
+def notes(G: Generator, pitches: Mapping[str, float], rate: int) -> Explorer:
+    """Return a keyboard that plays the sounds of G, and real strings beside them.
+
+    Args:
+        G: a conditional generator of sounds (1, length), such as a ``SoundGenerator``.
+        pitches: in hertz, of each label, by the name of its note.
+        rate: samples per second.
+    """
+    hint = (
+        "Play the scale, or the keys from 1 to 0; nothing sounds by itself. Add thirty unheard "
+        "sounds of the generator, then thirty of real strings: whose points vary more? Then raise "
+        "the share of the next note: real strings glide evenly. Does the generator?"
+    )
+    alt = (
+        "A keyboard of ten notes from D3 to C5, with A3 pressed. Below, the wave of the sound, "
+        "which dies away within a quarter of a second, and its spectrum, with peaks at the "
+        "multiples of 220 Hz. In a plane of decay and brightness, orange points of generated "
+        "sounds lie close to one line; blue ones of real strings are scattered on both its sides."
+    )
+    data = {"G": pack(G, SOUND_BITS), "notes": dict(pitches), "rate": rate}
+    title = "A keyboard for the generator"
+    return Explorer("notes", {}, title, hint, alt, "notes", scripts=("generator",), data=data)

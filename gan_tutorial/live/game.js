@@ -76,24 +76,12 @@ ganLive.game = (() => {
 
   function explore(root, { mean = 2.8, std = 0.5 } = {}) {
     const {
-      element,
-      button,
-      slider,
-      choice,
-      readout,
-      canvas,
-      axes,
-      clip,
-      line: stroke,
-      clock,
-      calm,
-      label,
+      element, button, slider, choice, readout, canvas, axes, clip, line: stroke, clock, calm,
+      label, rounded, onArrows,
     } = ganLive.page;
     const state = { real: "one", mean, std, trust: 1 };
-    let now,
-      learning = false,
-      wait = 0;
-    const digits = (x) => label(Number(x.toFixed(3)));
+    let now, [learning, wait] = [false, 0];
+    const digits = (x) => rounded(x, 3);
 
     function update() {
       now = play(state);
@@ -223,12 +211,12 @@ ganLive.game = (() => {
     const controls = {
       mean: slider(
         "mean of q",
-        { min: -3, max: 3, step: 0.05, value: mean, text: (x) => label(Number(x.toFixed(2))) },
+        { min: -3, max: 3, step: 0.05, value: mean, text: (x) => rounded(x) },
         (x) => move({ mean: x }),
       ),
       std: slider(
         "standard deviation of q",
-        { min: 0.3, max: 2.5, step: 0.05, value: std, text: (x) => label(Number(x.toFixed(2))) },
+        { min: 0.3, max: 2.5, step: 0.05, value: std, text: (x) => rounded(x) },
         (x) => move({ std: x }),
       ),
       trust: slider(
@@ -254,17 +242,8 @@ ganLive.game = (() => {
       move({ mean: state.mean + (x - grabbed) * scale });
       grabbed = x;
     });
-    plot.node.addEventListener("keydown", (event) => {
-      const change = {
-        ArrowLeft: { mean: state.mean - 0.1 },
-        ArrowRight: { mean: state.mean + 0.1 },
-        ArrowUp: { std: state.std + 0.1 },
-        ArrowDown: { std: state.std - 0.1 },
-      }[event.key];
-      if (!change) return;
-      event.preventDefault();
-      move(change);
-    });
+    onArrows(plot.node, (right, up) =>
+      move({ mean: state.mean + right / 10, std: state.std + up / 10 }));
 
     root.append(
       element(

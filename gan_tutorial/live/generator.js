@@ -1,62 +1,82 @@
 "use strict";
-// A generator of images in the page: its weights unpacked, latent vectors, and pictures that are
-// drawn bit by bit, so that the page stays smooth.
+// A generator in the page: its weights unpacked, latent vectors, and pictures that are drawn bit by
+// bit, so that the page stays smooth.
 globalThis.ganLive ??= {};
 
 ganLive.generator = (() => {
   const { array, Network, LeakyReLU, Tanh, uniforms, normals } = ganLive.numbers;
 
-  // Whole numbers of so many bits each, from base64.
-  function integers(base64, bits, length) {
-    const text = atob(base64), found = new Int32Array(length);
+  // Whole numbers of so many bits each, from base64: a function that returns the next.
+  function reader(base64, bits) {
+    const text = atob(base64);
     let [at, held, count] = [0, 0, 0]; // of the bits read so far, those not yet used
-    for (let i = 0; i < length; i++) {
+    return () => {
       while (count < bits) {
         held = (held << 8) | text.charCodeAt(at++);
         count += 8;
       }
       count -= bits;
-      found[i] = held >> count;
+      const value = held >> count;
       held &= (1 << count) - 1;
-    }
-    return found;
+      return value;
+    };
   }
 
-  // The generator that Python has packed: { latent, classes, side, image(z, label) }. A label is a
-  // number, or a list of [number, share] for a label between others.
-  function unpack({ latent, classes, side, bits, layers: described, steps, weights }) {
+  // Long work is written as a function* that yields now and then, so that the page can breathe
+  // (see worker); at once, it is this.
+  function finish(work) {
+    for (;;) {
+      const { done, value } = work.next();
+      if (done) return value;
+    }
+  }
+
+  // The generator that Python has packed: { latent, classes, side, generate(z, label) }, which
+  // makes an image (side²) or a sound (side). A label is a number, or a list of [number, share] for
+  // a label between others. unpacking and generating do the same, and yield.
+  const unpack = (packed) => finish(unpacking(packed));
+
+  function* unpacking({ latent, classes, side, bits, layers: described, steps, weights }) {
     const layers = [];
-    let size = 0; // the side of the image on its way
+    let size = 0; // the side of the image, or the length of the sound, on its way
     for (const [kind, options] of described) {
       if (layers.length) layers.push(new LeakyReLU());
       if (kind === "Dense") layers.push(new ganLive.numbers.Dense(options.inputs, options.outputs));
       else {
-        size ||= Math.round(Math.sqrt(described[0][1].outputs / options.inputs));
+        const { kernel, stride, padding, dims = 2 } = options;
+        size ||= Math.round((described[0][1].outputs / options.inputs) ** (1 / dims));
         layers.push(new ganLive.numbers[kind]({ ...options, side: size }));
-        const { kernel, stride, padding } = options;
         size = kind === "Convolution"
           ? Math.floor((size + 2 * padding - kernel) / stride) + 1
           : (size - 1) * stride - 2 * padding + kernel;
       }
+      yield;
     }
     const network = new Network([...layers, new Tanh()]);
     const [first] = layers, biases = array(Math.max(classes, 1) * first.outputs);
     const places = network.parameters.map((parameter) => parameter.value);
     places[1] = biases;
-    const length = places.reduce((sum, place) => sum + place.length, 0);
-    const whole = integers(weights, bits, length), zero = 2 ** (bits - 1);
-    let at = 0;
-    places.forEach((place, k) => {
-      for (let i = 0; i < place.length; i++) place[i] = (whole[at++] - zero) * steps[k];
-    });
+    const next = reader(weights, bits), zero = 2 ** (bits - 1);
+    for (const [k, place] of places.entries()) {
+      for (let i = 0; i < place.length; i++) {
+        place[i] = (next() - zero) * steps[k];
+        if (i % 10000 === 0) yield;
+      }
+    }
 
-    function image(z, label = 0) {
+    function* generating(z, label = 0) {
       const bias = first.b.value.fill(0);
       for (const [of, share] of Array.isArray(label) ? label : [[label, 1]])
         for (let i = 0; i < bias.length; i++) bias[i] += share * biases[of * bias.length + i];
-      return network.forward(Float64Array.from(z));
+      let x = Float64Array.from(z);
+      for (const layer of network.layers) {
+        x = layer.forward(x);
+        yield;
+      }
+      return x;
     }
-    return { latent, classes, side, image };
+    const generate = (z, label) => finish(generating(z, label));
+    return { latent, classes, side, generate, generating };
   }
 
   // Latent vectors from N(0, 1), one array for each; vector i depends on the seed, not on count.
@@ -114,27 +134,38 @@ ganLive.generator = (() => {
     return Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]) ** 2, 0));
   }
 
-  // Work in slices of at most `budget` milliseconds, so that the page stays smooth. A new job under
-  // the name of one that waits takes its place; after() is called when something was done.
-  function worker(after, budget = 10) {
-    const jobs = new Map();
-    let waiting = 0;
-    const run = () => {
-      waiting = 0;
+  // Unpack a generator, and work with it in slices of about `budget` milliseconds, so that the page
+  // stays smooth. A job is a function* of the generator; one under the name of another takes its
+  // place. after() shows what was done, 30 times a second, and at the end.
+  function worker(packed, after, budget = 10) {
+    const jobs = new Map(), { port1, port2 } = new MessageChannel(); // timers would wait 4 ms
+    let G = null, [waiting, done, before] = [false, false, 0];
+    const wake = () => {
+      if (!waiting) port2.postMessage(null);
+      waiting = true;
+    };
+    port1.onmessage = () => {
+      waiting = false;
       const start = performance.now();
       while (jobs.size && performance.now() - start < budget) {
-        const [[name, job]] = jobs;
-        jobs.delete(name);
-        job();
+        const [[name, entry]] = jobs;
+        entry.work ??= entry.job(G);
+        if (entry.work.next().done) done = jobs.delete(name);
       }
-      if (jobs.size) waiting = setTimeout(run);
+      if (jobs.size) wake();
+      if (!done || (jobs.size && start - before < 33)) return;
+      [done, before] = [false, start];
       after(jobs.size === 0);
     };
+    function add(name, job) {
+      jobs.set(name, { job, work: null });
+      wake();
+    }
+    add("unpack", function* () {
+      G = yield* unpacking(packed);
+    });
     return {
-      add(name, job) {
-        jobs.set(name, job);
-        waiting ||= setTimeout(run);
-      },
+      add,
       get busy() {
         return jobs.size > 0;
       },

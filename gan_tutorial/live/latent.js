@@ -8,30 +8,27 @@ ganLive.latent = (() => {
   const STOPS = 9, SAMPLES = 20, NO_LIMIT = 3.5;
 
   function explore(root, { G: packed }) {
-    const { unpack, latents, norm, lerp, slerp, stretched, truncate, ink, distance } =
+    const { latents, norm, lerp, slerp, stretched, truncate, ink, distance } =
       ganLive.generator;
-    const { worker, sheet } = ganLive.generator;
+    const { worker, sheet } = ganLive.generator, { mean } = ganLive.numbers;
     const { element, button, slider, choice, check, readout } = ganLive.page;
     const { canvas, axes, line, dot, clock, calm } = ganLive.page;
-    const swatch = (tone) =>
-      element("i", { class: "gan-live-swatch", style: `background:var(--gan-${tone})` });
+    const { rounded, numbered, onArrows, swatch } = ganLive.page;
     const PATHS = { lerp, slerp };
     const TONES = { lerp: "orange", slerp: "blue" };
-    const digits = (x) => ganLive.page.label(Number(x.toFixed(2)));
     const radius = Math.sqrt(packed.latent);
     const START = { t: 0.5, a: 1, b: 2, seed: 3, limit: NO_LIMIT, stretch: false, label: 0 };
     const state = { ...START };
     const samples = []; // the pictures of the second part, to measure them
-    let G = null, ends = [], direction = 1;
+    let ends = [], direction = 1;
 
-    const work = worker((done) => {
+    const work = worker(packed, (done) => {
       for (const { redraw } of [pair, way, gallery]) redraw();
       if (done) measure();
     });
     const generate = (name, target, place, z, keep) =>
-      work.add(name + place, () => {
-        G ??= unpack(packed);
-        const image = G.image(z, state.label);
+      work.add(name + place, function* (G) {
+        const image = yield* G.generating(z, state.label);
         target.set(place, image);
         if (keep) keep[place] = image;
       });
@@ -83,7 +80,7 @@ ganLive.latent = (() => {
       place.value = state.t;
       drawPair();
       numbers.show({
-        lerp: digits(norm(lerp(...ends, state.t))), slerp: digits(norm(slerp(...ends, state.t))),
+        lerp: rounded(norm(lerp(...ends, state.t))), slerp: rounded(norm(slerp(...ends, state.t))),
       });
       const nearest = Math.round(state.t * (STOPS - 1));
       way.frame(nearest, nearest + STOPS);
@@ -111,11 +108,10 @@ ganLive.latent = (() => {
     }
 
     function measure() {
-      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
       const pairs = samples.flatMap((a, i) => samples.slice(i + 1).map((b) => distance(a, b)));
       measured.show({
-        length: digits(mean(vectors().map(norm))), ink: digits(mean(samples.map(ink))),
-        variety: pairs.length ? digits(mean(pairs)) : "–",
+        length: rounded(mean(vectors().map(norm))), ink: rounded(mean(samples.map(ink))),
+        variety: pairs.length ? rounded(mean(pairs)) : "–",
       });
     }
 
@@ -142,14 +138,14 @@ ganLive.latent = (() => {
     });
     const place = slider(
       "way from a to b, t",
-      { min: 0, max: 1, step: 0.01, value: state.t, text: digits },
+      { min: 0, max: 1, step: 0.01, value: state.t, text: rounded },
       moveTo,
     );
     const limit = slider(
       "limit c of every number of z",
       {
         min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
-        text: (x) => (x < NO_LIMIT ? digits(x) : "none"),
+        text: (x) => (x < NO_LIMIT ? rounded(x) : "none"),
       },
       (value) => {
         state.limit = value;
@@ -160,8 +156,7 @@ ganLive.latent = (() => {
       state.stretch = on;
       drawGallery();
     });
-    const names = Object.fromEntries(Array.from({ length: packed.classes }, (_, i) => [i, `${i}`]));
-    const label = choice("class", names, "0", (value) => {
+    const label = choice("class", numbered(packed.classes), "0", (value) => {
       state.label = Number(value);
       drawAll();
     });
@@ -173,12 +168,7 @@ ganLive.latent = (() => {
     };
     way.node.style.touchAction = "pan-y";
     for (const type of ["pointerdown", "pointermove"]) way.node.addEventListener(type, drag);
-    way.node.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      moveTo(Math.round(100 * (state.t + step)) / 100);
-    });
+    onArrows(way.node, (right) => moveTo(Math.round(100 * (state.t + 0.05 * right)) / 100));
 
     root.append(
       element("div", { class: "gan-live-bar" },

@@ -31,9 +31,10 @@ ganLive.losses = (() => {
   }
 
   function explore(root, { logit = -4 } = {}) {
-    const { element, slider, choice, check, canvas, axes, clip, line, dot, label } = ganLive.page;
+    const { element, button, slider, choice, check, canvas } = ganLive.page;
+    const { axes, clip, line, dot, rounded } = ganLive.page;
     const state = { side: "g", logit, other: 0, shown: new Set(Object.keys(LOOKS)) };
-    const digits = (x) => label(Number(x.toFixed(3)));
+    const digits = (x) => rounded(x, 3);
 
     function panel(which, title, y, yTicks) {
       return canvas(
@@ -55,10 +56,7 @@ ganLive.losses = (() => {
           clip(context, box);
           context.strokeStyle = colour.ink;
           context.lineWidth = 1;
-          line(context, [
-            [toX(state.logit), box.top],
-            [toX(state.logit), box.top + box.height],
-          ]);
+          line(context, [[toX(state.logit), box.top], [toX(state.logit), box.top + box.height]]);
           for (const name of state.shown) {
             const [tone, dashes] = LOOKS[name];
             context.strokeStyle = context.fillStyle = colour[tone];
@@ -99,7 +97,7 @@ ganLive.losses = (() => {
         tone,
       );
       const [loss, slope] = [element("td"), element("td")];
-      rows[name] = { loss, slope };
+      rows[name] = { loss, slope, input: box.input };
       body.append(element("tr", {}, element("th", { scope: "row" }, box.node), loss, slope));
     }
     const head = element(
@@ -116,7 +114,14 @@ ganLive.losses = (() => {
       for (const { redraw } of panels) redraw();
     }
 
-    const text = (x) => label(Number(x.toFixed(1)));
+    function reset() {
+      Object.assign(state, { side: "g", logit, other: 0, shown: new Set(Object.keys(LOOKS)) });
+      [state.side, state.logit, state.other].forEach((value, i) => (controls[i].value = value));
+      for (const { input } of Object.values(rows)) input.checked = true;
+      update();
+    }
+
+    const text = (x) => rounded(x, 1);
     const controls = [
       choice("whose loss", SIDES, state.side, (side) => {
         state.side = side;
@@ -147,6 +152,7 @@ ganLive.losses = (() => {
         "div",
         { class: "gan-live-settings gan-live-above" },
         ...controls.map((control) => control.node),
+        element("div", {}, button("Reset", reset)),
       ),
       element(
         "div",

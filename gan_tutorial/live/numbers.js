@@ -146,19 +146,21 @@ ganLive.numbers = (() => {
 
   // The pixel of an image (channels, side, side) under each number of a kernel, wherever the kernel
   // stands: (channels · kernel², count²) indices, row by row; -1 in the padding. To gather is to
-  // unfold an image, to add back is to fold it.
-  function patches(channels, side, kernel, stride, padding) {
+  // unfold an image, to add back is to fold it. With one dimension, as a sound has, side, kernel
+  // and count are not squared: an image of one row.
+  function patches(channels, side, kernel, stride, padding, dims) {
     const count = Math.floor((side + 2 * padding - kernel) / stride) + 1;
-    const index = new Int32Array(channels * kernel * kernel * count * count);
+    const [rows, tall, down, above] = dims === 1 ? [1, 1, 1, 0] : [side, kernel, count, padding];
+    const index = new Int32Array(channels * tall * kernel * down * count);
     let at = 0;
-    for (let place = 0; place < channels * kernel * kernel; place++) {
-      const [c, within] = [Math.floor(place / kernel ** 2), place % kernel ** 2];
+    for (let place = 0; place < channels * tall * kernel; place++) {
+      const [c, within] = [Math.floor(place / (tall * kernel)), place % (tall * kernel)];
       const [i, j] = [Math.floor(within / kernel), within % kernel];
-      for (let y = 0; y < count; y++) {
+      for (let y = 0; y < down; y++) {
         for (let x = 0; x < count; x++) {
-          const [row, column] = [y * stride + i - padding, x * stride + j - padding];
-          const inside = row >= 0 && row < side && column >= 0 && column < side;
-          index[at++] = inside ? (c * side + row) * side + column : -1;
+          const [row, column] = [y * stride + i - above, x * stride + j - padding];
+          const inside = row >= 0 && row < rows && column >= 0 && column < side;
+          index[at++] = inside ? (c * rows + row) * side + column : -1;
         }
       }
     }
@@ -179,12 +181,13 @@ ganLive.numbers = (() => {
   const item = (batch, n, size) => batch.subarray(n * size, (n + 1) * size);
 
   // A convolution is a dense layer on unfolded images: one product of the kernels (outputs, depth)
-  // with the patches. x is (N, inputs, side, side), y is (N, outputs, count, count).
+  // with the patches. x is (N, inputs, side, side), y is (N, outputs, count, count); with one
+  // dimension (N, inputs, side) and (N, outputs, count).
   class Convolution {
-    constructor({ inputs, outputs, side, kernel, stride = 1, padding = 0 }, uniform) {
-      const { index, count } = patches(inputs, side, kernel, stride, padding);
-      const [depth, places] = [inputs * kernel * kernel, count * count];
-      const [from, to] = [inputs * side * side, outputs * places]; // numbers in an x, in a y
+    constructor({ inputs, outputs, side, kernel, stride = 1, padding = 0, dims = 2 }, uniform) {
+      const { index, count } = patches(inputs, side, kernel, stride, padding, dims);
+      const [depth, places] = [inputs * kernel ** dims, count ** dims];
+      const [from, to] = [inputs * side ** dims, outputs * places]; // numbers in an x, in a y
       Object.assign(this, { outputs, index, depth, places, from, to });
       this.W = new Parameter(outputs * depth, depth, uniform);
       this.b = new Parameter(outputs, depth, uniform);
@@ -223,10 +226,10 @@ ganLive.numbers = (() => {
   // kernel on the result. x is (N, inputs, side, side), W (inputs, outputs, kernel, kernel), as in
   // PyTorch, and the side of y is (side - 1) · stride - 2 · padding + kernel.
   class TransposedConvolution {
-    constructor({ inputs, outputs, side, kernel, stride = 1, padding = 0 }, uniform) {
+    constructor({ inputs, outputs, side, kernel, stride = 1, padding = 0, dims = 2 }, uniform) {
       const result = (side - 1) * stride - 2 * padding + kernel;
-      const { index } = patches(outputs, result, kernel, stride, padding);
-      const [depth, places, area] = [outputs * kernel * kernel, side * side, result * result];
+      const { index } = patches(outputs, result, kernel, stride, padding, dims);
+      const [depth, places, area] = [outputs * kernel ** dims, side ** dims, result ** dims];
       const [from, to] = [inputs * places, outputs * area]; // numbers in an x, in a y
       Object.assign(this, { inputs, index, depth, places, area, from, to });
       this.W = new Parameter(inputs * depth, depth, uniform);
@@ -336,6 +339,7 @@ ganLive.numbers = (() => {
   const sigmoid = (o) => (o >= 0 ? 1 / (1 + Math.exp(-o)) : Math.exp(o) / (1 + Math.exp(o)));
   const softplus = (o) => Math.max(o, 0) + Math.log1p(Math.exp(-Math.abs(o)));
   const relu = (o) => Math.max(o, 0);
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
   // For a real logit r and a generated one f: d gives D's loss and its slopes in r and in f; g
   // gives G's loss and its slope in f.
@@ -429,6 +433,6 @@ ganLive.numbers = (() => {
   return {
     array, addProduct, Dense, LeakyReLU, Tanh, Convolution, TransposedConvolution, Network, mlp,
     Adam, Plain, sigmoid, softplus, objectives, addPenalty, squared, oneCentred, jensenShannon,
-    uniforms, normals,
+    uniforms, normals, mean,
   };
 })();

@@ -71,12 +71,13 @@ ganLive.page = (() => {
     };
   }
 
-  function check(label, checked, onchange, swatch = null) {
+  const swatch = (tone) =>
+    element("i", { class: "gan-live-swatch", style: `background:var(--gan-${tone})` });
+
+  function check(label, checked, onchange, tone = null) {
     const input = element("input", { type: "checkbox", onchange: () => onchange(input.checked) });
     input.checked = checked;
-    const mark = swatch
-      ? [element("i", { class: "gan-live-swatch", style: `background:var(--gan-${swatch})` })]
-      : [];
+    const mark = tone ? [swatch(tone)] : [];
     return { node: element("label", { class: "gan-live-check" }, input, ...mark, label), input };
   }
 
@@ -139,19 +140,8 @@ ganLive.page = (() => {
   }
 
   const NAMES = [
-    "ink",
-    "muted",
-    "line",
-    "paper",
-    "blue",
-    "orange",
-    "green",
-    "red",
-    "purple",
-    "sky",
-    "grey",
-    "real",
-    "fake",
+    "ink", "muted", "line", "paper", "blue", "orange", "green", "red", "purple", "sky", "grey",
+    "real", "fake",
   ];
 
   // The colours of style.css, which differ between the light and the dark theme.
@@ -165,12 +155,8 @@ ganLive.page = (() => {
   // The book, JupyterLab, Colab and VS Code each say in an attribute which theme they show.
   function onTheme(callback) {
     const observer = new MutationObserver(callback);
-    const attributeFilter = [
-      "data-theme",
-      "theme",
-      "data-jp-theme-light",
-      "data-vscode-theme-kind",
-    ];
+    const attributeFilter =
+      ["data-theme", "theme", "data-jp-theme-light", "data-vscode-theme-kind"];
     for (const node of [document.documentElement, document.body])
       observer.observe(node, { attributes: true, attributeFilter });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", callback);
@@ -192,10 +178,7 @@ ganLive.page = (() => {
     context.textAlign = "center";
     context.textBaseline = "top";
     for (const tick of xTicks) {
-      line(context, [
-        [toX(tick), top],
-        [toX(tick), top + height],
-      ]);
+      line(context, [[toX(tick), top], [toX(tick), top + height]]);
       const half = context.measureText(label(tick)).width / 2;
       context.fillText(label(tick), Math.min(toX(tick), left + width + 8 - half), top + height + 4);
     }
@@ -204,10 +187,7 @@ ganLive.page = (() => {
     for (const [tick, text] of yTicks.map((entry) =>
       Array.isArray(entry) ? entry : [entry, label(entry)],
     )) {
-      line(context, [
-        [left, toY(tick)],
-        [left + width, toY(tick)],
-      ]);
+      line(context, [[left, toY(tick)], [left + width, toY(tick)]]);
       context.fillText(text, left - 5, toY(tick));
     }
     context.fillStyle = colour.ink;
@@ -231,6 +211,22 @@ ganLive.page = (() => {
     return String(Math.round(number * 1e4) / 1e4).replace("-", "−");
   }
 
+  const rounded = (number, places = 2) => label(Number(number.toFixed(places)));
+
+  // The texts of numbered options: { 0: "0", 1: "1" }.
+  const numbered = (count) =>
+    Object.fromEntries(Array.from({ length: count }, (_, i) => [i, `${i}`]));
+
+  // move(right, up) is called with 1, 0 or -1 for each of the arrow keys.
+  function onArrows(node, move) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    node.addEventListener("keydown", (event) => {
+      if (!steps[event.key]) return;
+      event.preventDefault();
+      move(...steps[event.key]);
+    });
+  }
+
   function line(context, points) {
     context.beginPath();
     for (const [x, y] of points) context.lineTo(x, y);
@@ -247,10 +243,7 @@ ganLive.page = (() => {
     const length = Math.hypot(dx, dy);
     if (length < 1) return;
     const [ex, ey, ux, uy] = [x + dx, y + dy, (dx / length) * head, (dy / length) * head];
-    line(context, [
-      [x, y],
-      [ex, ey],
-    ]);
+    line(context, [[x, y], [ex, ey]]);
     line(context, [
       [ex - ux - uy * 0.7, ey - uy + ux * 0.7],
       [ex, ey],
@@ -293,37 +286,31 @@ ganLive.page = (() => {
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  // Put an explorer in the place of its still picture, once the page has been painted.
+  // Put an explorer in the place of its still picture, once the page has been painted, and it too:
+  // its pictures are drawn in a box of no height.
   function mount(root, name, options) {
     requestAnimationFrame(() =>
       setTimeout(() => {
-        if (root.dataset.ready) return;
+        if (root.explorer) return;
         const still = root.querySelector(".gan-live-still");
-        const box = element("div", { class: "gan-live-box" });
+        const box = element("div", { class: "gan-live-box gan-live-unseen" });
         still.before(box);
-        root.explorer = ganLive.explorers[name](box, options);
-        still.hidden = true;
-        root.dataset.ready = name;
+        const explorer = ganLive.explorers[name](box, options);
+        root.explorer = explorer;
+        const show = () => {
+          if (explorer.busy) return requestAnimationFrame(show);
+          box.classList.remove("gan-live-unseen");
+          still.hidden = true;
+          root.dataset.ready = name;
+          return null;
+        };
+        show();
       }),
     );
   }
 
   return {
-    element,
-    button,
-    slider,
-    choice,
-    check,
-    readout,
-    canvas,
-    axes,
-    clip,
-    line,
-    dot,
-    arrow,
-    clock,
-    calm,
-    label,
-    mount,
+    element, button, slider, choice, check, readout, canvas, axes, clip, line, dot, arrow, clock,
+    calm, label, rounded, numbered, onArrows, swatch, mount,
   };
 })();

@@ -6,16 +6,7 @@ ganLive.explorers ??= {};
 
 ganLive.trainer = (() => {
   const {
-    array,
-    mlp,
-    Adam,
-    Plain,
-    objectives,
-    addPenalty,
-    squared,
-    oneCentred,
-    jensenShannon,
-    uniforms,
+    array, mlp, Adam, Plain, objectives, addPenalty, squared, oneCentred, jensenShannon, uniforms,
     normals,
   } = ganLive.numbers;
 
@@ -30,7 +21,9 @@ ganLive.trainer = (() => {
     beta1: 0,
     beta2: 0.99,
     batch_size: 128,
-    hidden: 64,
+    hidden_G: 64,
+    hidden_D: 64,
+    depth: 2,
     latent_dim: 2,
     noise: "normal",
     penalty: "none",
@@ -118,13 +111,14 @@ ganLive.trainer = (() => {
   // gan_tutorial.training.
   class Training {
     constructor(recipe, data = DATA[recipe.data]()) {
-      const { hidden, latent_dim, pack, seed } = recipe;
+      const { hidden_G, hidden_D, depth, latent_dim, pack, seed } = recipe;
+      const wide = (width) => Array(depth).fill(width);
       this.recipe = recipe;
       this.data = data;
       this.uniform = uniforms(seed);
-      this.G = mlp([latent_dim, hidden, hidden, 2], 0, this.uniform);
-      this.D = mlp([2 * pack, hidden, hidden, 1], 0.2, this.uniform);
-      this.average = mlp([latent_dim, hidden, hidden, 2], 0);
+      this.G = mlp([latent_dim, ...wide(hidden_G), 2], 0, this.uniform);
+      this.D = mlp([2 * pack, ...wide(hidden_D), 1], 0.2, this.uniform);
+      this.average = mlp([latent_dim, ...wide(hidden_G), 2], 0);
       this.average.parameters.forEach(({ value }, i) => value.set(this.G.parameters[i].value));
       this.optimise();
       this.step = 0;
@@ -271,7 +265,9 @@ ganLive.trainer = (() => {
     wasserstein: "Wasserstein",
     relativistic: "relativistic",
   };
-  const START_ANEW = ["data", "hidden", "pack", "noise", "seed"]; // settings that need new networks
+  // settings that need new networks
+  const START_ANEW = ["data", "hidden_G", "hidden_D", "depth", "pack", "noise", "seed"];
+  const WIDTHS = { 8: "8", 16: "16", 32: "32", 64: "64", 128: "128" };
   const FIELD = 36; // cells along a side of D's field
   // samples in the picture, samples in the numbers, steps between two numbers
   const [SHOWN, MEASURED, EVERY] = [400, 1000, 20];
@@ -279,19 +275,7 @@ ganLive.trainer = (() => {
 
   function explore(root, { preset = "first", data = "ring" } = {}) {
     const {
-      element,
-      button,
-      slider,
-      choice,
-      check,
-      readout,
-      canvas,
-      axes,
-      clip,
-      line,
-      dot,
-      arrow,
-      clock,
+      element, button, slider, choice, check, readout, canvas, axes, clip, line, dot, arrow, clock,
       calm,
     } = ganLive.page;
     const recipe = { ...PRESETS[preset], data };
@@ -303,17 +287,8 @@ ganLive.trainer = (() => {
       arrows: false,
       average: preset === "first",
     };
-    let training,
-      drawn,
-      latents,
-      net,
-      history,
-      reference,
-      floor,
-      points,
-      lattice,
-      arrows,
-      strip = 0;
+    let training, drawn, latents, net, history, reference, floor, points, lattice, arrows;
+    let strip = 0;
     const [logits, field] = [array(FIELD * FIELD), new Uint8ClampedArray(4 * FIELD * FIELD)];
     let [playing, slow, turn, wait, glide, frames, cursor] = [false, false, "D", 0, null, 0, null];
 
@@ -456,14 +431,8 @@ ganLive.trainer = (() => {
         const [x, y] = [toX(cursor[0]), toY(cursor[1])];
         context.strokeStyle = colour.ink;
         context.lineWidth = 2;
-        line(context, [
-          [x - 8, y],
-          [x + 8, y],
-        ]);
-        line(context, [
-          [x, y - 8],
-          [x, y + 8],
-        ]);
+        line(context, [[x - 8, y], [x + 8, y]]);
+        line(context, [[x, y - 8], [x, y + 8]]);
       }
     }
 
@@ -499,7 +468,9 @@ ganLive.trainer = (() => {
         training.updateD();
         look();
         say(
-          "D’s turn: its field changes, the samples stay. The samples shown are those of G itself.",
+          `D’s turn: it judged ${recipe.batch_size} data and ${recipe.batch_size} samples (loss ` +
+            `${training.dLoss.toFixed(2)}) and took one step down its gradient. Its field ` +
+            "changes; the samples, those of G itself, stay.",
         );
       } else {
         if (!training.real) training.draw();
@@ -508,7 +479,11 @@ ganLive.trainer = (() => {
         look();
         glide = calm() ? null : { from, t: 0 };
         if (glide) ticker.start();
-        say("G’s turn: its samples move to where D’s answer is higher. The field stays.");
+        say(
+          `G’s turn: D judged its samples (loss ${training.gLoss.toFixed(2)}). The gradient says ` +
+            "for each where D’s answer is higher, and G took one step. The samples move; the " +
+            "field stays.",
+        );
       }
       return measure();
     }
@@ -571,10 +546,7 @@ ganLive.trainer = (() => {
       if (recipe.data !== "draw") return;
       const step = training.data.reach / 20,
         move = {
-          ArrowLeft: [-step, 0],
-          ArrowRight: [step, 0],
-          ArrowUp: [0, step],
-          ArrowDown: [0, -step],
+          ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step],
         }[event.key];
       cursor ??= [0, 0];
       if (move) cursor = cursor.map((value, i) => Math.max(-1.65, Math.min(1.65, value + move[i])));
@@ -610,11 +582,7 @@ ganLive.trainer = (() => {
           y = bounds();
         const place = { left: 40, top: 20, width: width - 50, height: height - 44 };
         const { toX, toY } = axes(context, colour, place, {
-          x: [0, last],
-          y: [y[0], y[1]],
-          xTicks: [0, last],
-          yTicks: y.slice(2),
-          title: name,
+          x: [0, last], y: [y[0], y[1]], xTicks: [0, last], yTicks: y.slice(2), title: name,
         });
         clip(context, place);
         context.lineWidth = 1.6;
@@ -696,9 +664,9 @@ ganLive.trainer = (() => {
       clear.hidden = !drawing;
       layers.field.input.disabled = packed();
       reset();
-      say(
-        packed() ? "D judges packs of samples, so it has no field in the plane." : `Ready: step 0.`,
-      );
+      if (packed()) say("D judges packs of samples, so it has no field in the plane.");
+      else if (drawing) say("Draw with a finger, the mouse or the keys; then press Play.");
+      else say("Ready: step 0.");
     }
 
     const log = { log: true, step: 0.05, text: scientific };
@@ -748,11 +716,14 @@ ganLive.trainer = (() => {
       steps_D: slider("steps of D for each of G", { min: 1, max: 5, step: 1, value: 1 }, (value) =>
         set("steps_D", value),
       ),
-      hidden: choice(
-        "width of both networks",
-        { 16: "16", 32: "32", 64: "64", 128: "128" },
-        recipe.hidden,
-        (value) => set("hidden", Number(value)),
+      hidden_G: choice("width of G", WIDTHS, recipe.hidden_G, (value) =>
+        set("hidden_G", Number(value)),
+      ),
+      hidden_D: choice("width of D", WIDTHS, recipe.hidden_D, (value) =>
+        set("hidden_D", Number(value)),
+      ),
+      depth: choice("hidden layers of both", { 1: "1", 2: "2", 3: "3" }, recipe.depth, (value) =>
+        set("depth", Number(value)),
       ),
       noise: choice(
         "noise z",
@@ -810,15 +781,21 @@ ganLive.trainer = (() => {
           "div",
           { class: "gan-live-square" },
           plot.node,
+          status,
           element(
             "div",
             { class: "gan-live-bar", role: "group", "aria-label": "Show" },
             ...Object.values(layers).map((layer) => layer.node),
           ),
+          element(
+            "p",
+            { class: "gan-live-caption" },
+            "D’s field: purple where D says “real”, orange where it says “generated”, strongest " +
+              "where it is surest",
+          ),
         ),
         element("div", { class: "gan-live-side" }, numbers.node, divergence.node, losses.node),
       ),
-      status,
       element(
         "details",
         {},

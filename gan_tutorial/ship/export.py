@@ -1,11 +1,11 @@
 """A trained generator as a file: ONNX, which runs without PyTorch, or its weights as safetensors.
 
-A file is written only if its samples match PyTorch's.
+A file is written only if its samples match PyTorch's. For TensorFlow's format see ``savedmodel``.
 """
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from gan_tutorial.recipes import Recipe
 from gan_tutorial.ship.serving.model import DIGEST, Card, OnnxGenerator, digest, probe_inputs
 
 OPSET = 18  # PyTorch's exporter writes this one; it converts to any other
-FORMATS = ("onnx", "safetensors")
+FORMATS = ("onnx", "safetensors", "savedmodel")
 TOLERANCE = 1e-4  # in units of the range [-1, 1]; a grey level is 1/127.5
 PROBES, DIRECTIONS = 20, 4
 
@@ -62,13 +62,13 @@ def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
         ValueError: a sample is not finite.
         OSError: the file cannot be written.
     """
-    G = _for_inference(G)
+    G = for_inference(G)
     model = _trace(G)
     for key, value in card(G, settings).as_metadata().items():
         model.metadata_props.add(key=key, value=value)
     with files.replacing(path) as temporary:
         temporary.write_bytes(seal(model))
-        parity = compare(G, temporary)
+        parity = compare(G, OnnxGenerator(temporary))
         if not all(difference <= TOLERANCE for difference in parity[:2]):  # NaN is refused too
             found = f"{parity.from_pytorch:.1e} from PyTorch, {parity.across_batches:.1e} by batch"
             raise ExportError(
@@ -97,7 +97,7 @@ def to_safetensors(G: Generator, path: str | Path, settings: Mapping) -> Parity:
         ValueError: a sample is not finite.
         OSError: the file cannot be written.
     """
-    G = _for_inference(G)
+    G = for_inference(G)
     entries = replace(card(G, settings), opset=0).as_metadata()
     with files.replacing(path) as temporary:
         temporary.write_bytes(checkpoints.safetensors_file(_weights(G), entries))
@@ -167,18 +167,26 @@ def directions(G: Generator) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(round(x, 6) for x in row) for row in sefa(G, DIRECTIONS).tolist())
 
 
-def compare(G: Generator, path: str | Path, samples: int = 256, seed: int = 0) -> Parity:
-    """Generate samples with G and with the ONNX file from the same z; return the differences.
+def compare(
+    G: Generator,
+    run: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+    samples: int = 256,
+    seed: int = 0,
+) -> Parity:
+    """Generate samples with G and with its exported twin from the same z; return the differences.
 
-    Raises:
-        ModelError: the file cannot be read, or is damaged.
+    Args:
+        G: a generator.
+        run: the twin: takes z, float32 (N, latent_dim), and labels, int64 (N,) or None; returns
+            samples, float32 (N, *shape).
+        samples: how many.
+        seed: of z.
     """
-    generator = OnnxGenerator(path)
     z = arrays.latents(samples, G.latent_dim, seed)
     labels = arrays.labels(samples, G.classes)
-    expected, found = _sample(G, z, labels).numpy(), generator(z, labels)
+    expected, found = _sample(G, z, labels).numpy(), run(z, labels)
     alone = [
-        generator(z[i : i + 1], None if labels is None else labels[i : i + 1])
+        run(z[i : i + 1], None if labels is None else labels[i : i + 1])
         for i in range(min(samples, 32))
     ]
     across_batches = abs(np.concatenate(alone) - found[: len(alone)]).max()
@@ -189,7 +197,7 @@ def _sample(G: Generator, *inputs: object) -> Tensor:
     return sampling.sample(G, *(None if x is None else torch.from_numpy(x) for x in inputs))
 
 
-def _for_inference(G: Generator) -> Generator:
+def for_inference(G: Generator) -> Generator:
     """Return a copy of G as a reader of its file will build it: on the CPU, in its own layout.
 
     Weights of another layout (channels last) go to other convolutions, which round differently.

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -167,3 +168,36 @@ def test_every_package_of_the_container_has_hashes():
         assert "    --hash=sha256:" in package, package
     container = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
     assert "--require-hashes -r requirements.txt" in container
+
+
+def container(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Run deploy/container.py where there is no apt-get."""
+    return subprocess.run(
+        [sys.executable, DEPLOY / "container.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": str(folder), "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_machine_without_debian_says_why_it_makes_no_container(tmp_path):
+    done = container(tmp_path, "--model", __file__)
+    assert done.returncode == 0
+    last = done.stdout.splitlines()[-1]
+    assert last == "skipped, for this machine cannot make containers: it needs Debian, and root"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "nowhere.onnx"), "error: there is no model at "),
+        (("--model", "/etc/hostname"), "error: there is no model at "),  # not sent to the builder
+        (("--model", __file__, "--port", 70000), "error: --port 70000: "),
+    ],
+)
+def test_a_bad_argument_of_the_container_is_one_line(arguments, says, tmp_path):
+    done = container(tmp_path, *arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(says)

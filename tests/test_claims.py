@@ -1,0 +1,153 @@
+"""What chapters claim of stored records: it holds, and no longer when two arms change places.
+
+An assertion that cannot fail says nothing. Here the cells that read a record and assert something
+of it run twice: with the record, when they pass, and with two of its arms exchanged, when they must
+fail.
+"""
+
+import copy
+from functools import reduce
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from gan_tutorial import records
+
+BOOK = Path(__file__).resolve().parent.parent / "book"
+RECIPE = (
+    'record = records.load("recipe")',
+    "def p_value",
+    "corrected = holm(p)",
+    "mlp, conv, spectral, rates, average",
+    "assert median[mlp]",
+)
+CHOICE = ("def p_value", 'choice = records.load("choice")', "hinge, cheap = ", "for stop in range")
+PRESETS = ('minute = records.load("presets")', 'max(fd_in_floors["digits"])')
+GAP_AND_FD = ('record = records.load("small")', "assert gap_of")
+STARTS = ('record = records.load("small")', "begun = {}", "assert fine.max()")
+TESTED = (*STARTS, "corrected = records.holm", "assert corrected[name]")
+VAE = ("MEASURES = ", "def lead", "assert max(gan_fds) < min(vae_fds) / 4")
+BETA = (*VAE, "beta_runs = ", 'assert min(in_use["0.25"])')
+PLANE = ("ring, grid = ", 'record = records.load("plane")', "assert fog.covered")
+SPEED = ('record = records.load("speed")', "gains = {}", "exact = {")
+GANS = ("runs", "GAN"), ("runs", "VAE")
+
+
+def of_ring(objective, regulariser):
+    """Return the path to the runs of one entry of the table of plane.json."""
+    wanted = {"mixture": "ring", "objective": objective, "regulariser": regulariser}
+    table = records.load("plane")["table"]
+    place = [wanted.items() <= entry.items() for entry in table].index(True)
+    return "table", place, "runs"
+
+
+def of_recipe(name):
+    """Return the path to the runs of one rung of recipe.json."""
+    return "recipes", name, "runs"
+
+
+CLAIMS = {  # notebook, record, how the cells that are run can be told, and the arms to exchange
+    "convolutions divide FD by more than ten": (
+        "improve/recipe", "recipe", RECIPE, of_recipe("article's MLP"), of_recipe("convolutions")
+    ),
+    "spectral norm changes nothing that can be seen": (
+        "improve/recipe", "recipe", RECIPE, of_recipe("spectral norm, hinge"), of_recipe("labels")
+    ),
+    "learning rates divide FD by four at least": (
+        "improve/recipe", "recipe", RECIPE,
+        of_recipe("spectral norm, hinge"), of_recipe("learning rates, no momentum"),
+    ),
+    "with labels all seeds lie below all before": (
+        "improve/recipe", "recipe", RECIPE, of_recipe("larger batch, bf16"), of_recipe("labels")
+    ),
+    "on fashion the relativistic pair is nearer": (
+        "improve/recipe", "choice", CHOICE, ("runs", 2, "curves"), ("runs", 3, "curves")
+    ),
+    "one recipe is nearer to real digits than to real clothes": (
+        "improve/recipe", "presets", PRESETS, ("runs", "digits"), ("runs", "fashion")
+    ),
+    "shifts close the gap": (
+        "improve/small-data", "small", GAP_AND_FD, ("runs", 0, "curves"), ("runs", 1, "curves")
+    ),
+    "at 500 images shifts make FD worse": (
+        "improve/small-data", "small", GAP_AND_FD, ("runs", 3, "curves"), ("runs", 4, "curves")
+    ),
+    "a warm start is ahead after 300 steps": (
+        "improve/small-data", "small", STARTS, ("starts", "from nothing"), ("starts", "warm start")
+    ),
+    "that shifts help 100 images is not shown": (
+        "improve/small-data", "small", (GAP_AND_FD[0], *TESTED[1:]),
+        ("runs", 0, "curves"), ("runs", 3, "curves"),
+    ),
+    "the GAN wins on quality, and its shapes vary more": ("beyond/vae", "vae", VAE, *GANS),
+    "a larger beta silences coordinates": (
+        "beyond/vae", "vae", BETA, ("runs", "beta 0.25"), ("runs", "beta 4")
+    ),
+    "the GRU as a GAN adds more often than G": (
+        "beyond/text", "text", ('record = records.load("text")', "assert 1.3 * max(independent)"),
+        ("gan", "2 to 0.5"), ("gru gan",),
+    ),
+    "phase shuffle lowers FD": (
+        "beyond/audio", "audio", ('record = records.load("audio")',),
+        ("runs", "phase shuffle"), ("runs", "no phase shuffle"),
+    ),
+    "R1 keeps the modes of the Wasserstein loss": (
+        "improve/mode-collapse", "plane", PLANE,
+        of_ring("wasserstein", "none"), of_ring("wasserstein", "R1"),
+    ),
+    "hinge with spectral norm loses modes": (
+        "improve/mode-collapse", "plane", PLANE,
+        of_ring("hinge", "spectral norm"), of_ring("hinge", "none"),
+    ),
+    "with labels permuted obedience is at chance, and FD larger": (
+        "improve/conditional", "conditional",
+        ('record = records.load("conditional")', "permuted = list(runs)[2]"),
+        ("runs", "projection"), ("runs", "projection, labels permuted"),
+    ),
+    "compiling loses": (
+        "ship/speed", "speed", SPEED,
+        ("pairs", "MLP", "together", "bf16"), ("pairs", "MLP", "together", "compiled"),
+    ),
+}  # fmt: skip
+
+
+def exchange(record, one, other):
+    """Exchange what stands at two paths of a record."""
+    places = [reduce(lambda part, key: part[key], path[:-1], record) for path in (one, other)]
+    first, second = places
+    first[one[-1]], second[other[-1]] = second[other[-1]], first[one[-1]]
+
+
+def cells(notebook, marks):
+    """Return the source of the first code cell, and of the one with each mark."""
+    stored = nbformat.read(BOOK / f"{notebook}.ipynb", as_version=4).cells
+    sources = [cell.source for cell in stored if cell.cell_type == "code"]
+    chosen = [sources[0]]
+    for mark in marks:
+        (source,) = (source for source in sources if mark in source)
+        chosen.append(source)
+    return chosen
+
+
+def run(sources, names):
+    """Run cells one after the other."""
+    for source in sources:
+        exec(source, names)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_holds_and_can_fail(claim, monkeypatch):
+    notebook, name, marks, *arms = CLAIMS[claim]
+    load = records.load
+    changed = copy.deepcopy(load(name))
+    exchange(changed, *arms)
+    for record, holds in ((load(name), True), (changed, False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "load", lambda n, r=record: r if n == name else load(n))
+            names = {"record": record, "floor": 1.0}
+            if holds:
+                run(cells(notebook, marks), names)
+            else:  # or a row that the claim needs is not there
+                with pytest.raises((AssertionError, IndexError)):
+                    run(cells(notebook, marks), names)
