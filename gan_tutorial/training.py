@@ -315,7 +315,7 @@ def train(state: TrainState, data: Data, recipe: TrainConfig, graph: bool = True
     Python generator, nothing runs before the first iteration.
 
     Args:
-        graph: on a GPU, replay one recorded step (``runtime.GraphedStep``), which is much faster.
+        graph: on a GPU, replay one recorded step (``runtime.GraphedStep``).
             Off for networks or losses that look at values, or if you change the state at a yield.
 
     Raises:
