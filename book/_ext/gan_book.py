@@ -76,12 +76,26 @@ def mend_markup(
     context: dict[str, Any],
     doctree: nodes.document | None,
 ) -> None:
-    """Fix invalid HTML: ids that exercises share, roles, and scripts twice."""
+    """Fix invalid HTML: ids that exercises share, roles, scripts not needed."""
     if body := context.get("body"):
         for shared in ("exercise-content", "solution-content"):
             body = body.replace(f'<section id="{shared}">', "<section>")
         body = body.replace('role="doc-biblioentry"', 'role="listitem"')
         context["body"] = keep_first_of_live(body)
+        if 'class="math' not in body:  # the cover has none, but its chapters do
+            scripts = context["script_files"]
+            scripts[:] = [s for s in scripts if "mathjax" not in (s.filename or "")]
+
+
+def leave_out_icon_script(app: Sphinx, exception: Exception | None) -> None:
+    """Remove the theme's script of 1.5 MB for icons, which its fonts draw too."""
+    if exception or app.builder.format != "html":
+        return
+    script = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\n?')
+    for page in Path(app.outdir).rglob("*.html"):
+        page.write_text(script.sub("", page.read_text("utf-8")), "utf-8")
+    for file in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
+        file.unlink()
 
 
 def keep_asterisks(
@@ -119,5 +133,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("explorer", LiveExplorer)
     app.connect("config-inited", offer_repository_buttons)
     app.connect("autodoc-process-docstring", keep_asterisks)
-    app.connect("html-page-context", mend_markup)
+    app.connect("html-page-context", mend_markup, priority=900)  # after MathJax's
+    app.connect("build-finished", leave_out_icon_script)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
