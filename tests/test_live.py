@@ -376,7 +376,8 @@ def test_the_game_is_that_of_the_package(float64, numbers, mean, std):
             """state => {
                 const { play, slope } = ganLive.game;
                 const now = play(state), other = play({ ...state, trust: 0.5 });
-                return [[...now.D], now.js, now.best, now.value, other.value, slope(state)];
+                const p = [...now.probability];
+                return [p, now.js, now.best, now.value, other.value, slope(state)];
             }""",
             {"real": real, "mean": mean, "std": std, "trust": 1},
         )

@@ -129,8 +129,9 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
 def game() -> Explorer:
     """Return the minimax game on a line: move q over p, and D*, V and JS follow."""
     hint = (
-        "Drag the orange bell over the grey one, and find the place where D* is level at one half. "
-        "Or let G learn. Then give D another logit than the best: V(D, G) stays below V(D*, G)."
+        "Drag the orange bell over the grey one and widen it, until σ(D*) is level at one half. Or "
+        "let G learn. Then move it away, and give D another logit than the best: V(D, G) falls "
+        "below V(D*, G)."
     )
     alt = (
         "A grey bell of data in the middle, a narrow orange bell of samples to its right, and the "
@@ -180,7 +181,7 @@ def cover() -> Explorer:
         "with the pointer, a finger or the arrow keys. Then ask for another hand."
     )
     alt = (
-        "A map of 25 eights that lean to the left on its left, to the right on its right, with "
+        "A map of 25 eights that lean to the right, little on its left and far on its right, with "
         "thin strokes below and thick ones above. A mark stands on it, and beside it the ten "
         "digits in the handwriting at that place."
     )

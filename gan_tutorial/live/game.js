@@ -30,7 +30,8 @@ ganLive.game = (() => {
     });
   }
 
-  // V of a D with these logits: the integral of p log D + q log(1 - D), with log D = -softplus(-o).
+  // V of a D with these logits: the integral of p log σ(D) + q log(1 - σ(D)), with
+  // log σ(o) = -softplus(-o).
   function value(logits, logP, logQ) {
     let sum = 0;
     for (let i = 0; i < COUNT; i++)
@@ -52,15 +53,15 @@ ganLive.game = (() => {
     return {
       p,
       q,
-      D: logits.map(sigmoid),
+      probability: logits.map(sigmoid),
       value: value(logits, logP, logQ),
       best: value(best, logP, logQ),
       js,
     };
   }
 
-  // The slope of V(D, G) in G's mean and log std, with D held still: the integral of log(1 - D)
-  // times the slope of q.
+  // The slope of V(D, G) in G's mean and log std, with D held still: the integral of
+  // log(1 - σ(D)) times the slope of q.
   function slope({ real, mean, std, trust }) {
     const logP = logDensity(REAL[real]),
       logQ = logDensity([[1, mean, std]]);
@@ -124,7 +125,7 @@ ganLive.game = (() => {
       }
       context.strokeStyle = colour.blue;
       context.lineWidth = 3;
-      stroke(context, curve(now.D));
+      stroke(context, curve(now.probability));
       context.restore();
       let x = box.left;
       context.textBaseline = "top";
@@ -132,7 +133,7 @@ ganLive.game = (() => {
       for (const [text, tone] of [
         ["data p", "grey"],
         ["samples q", "orange"],
-        [state.trust === 1 ? "D* (best D)" : "D", "blue"],
+        [state.trust === 1 ? "σ(D*)" : "σ(D)", "blue"],
       ]) {
         context.fillStyle = colour[tone];
         context.fillRect(x, 8, 14, 5);
@@ -170,9 +171,19 @@ ganLive.game = (() => {
     function frame(milliseconds) {
       if ((wait -= milliseconds) > 0) return;
       wait = calm() ? 400 : 40;
-      const [ofMean, ofLogStd] = slope(state);
-      move({ mean: state.mean - 0.2 * ofMean, std: state.std * Math.exp(-0.2 * ofLogStd) });
-      if (Math.hypot(ofMean, ofLogStd) < 0.002) stop("G has arrived: the slope is 0.");
+      const [ofMean, ofLogStd] = slope(state),
+        { mean: before, std: wide } = state;
+      move({ mean: before - 0.2 * ofMean, std: wide * Math.exp(-0.2 * ofLogStd) });
+      status.textContent = following();
+      if (Math.hypot(ofMean, ofLogStd) < 0.002)
+        stop(now.js < 0.01 ? "G has arrived: the slope is 0." : "The slope is 0, and q is not p.");
+      else if (state.mean === before && state.std === wide)
+        stop("G stands at the end of what the sliders allow.");
+    }
+
+    function following() {
+      const D = state.trust === 1 ? "the best answer" : `${label(state.trust)} times the best logit`;
+      return `G follows the slope of V downhill; D is ${D} at every step.`;
     }
 
     function stop(text) {
@@ -186,7 +197,7 @@ ganLive.game = (() => {
       if (learning) return stop("Paused.");
       learning = true;
       learn.textContent = "Pause";
-      status.textContent = "G follows the slope of V downhill; D is the best answer at every step.";
+      status.textContent = following();
       return ticker.start();
     }
 

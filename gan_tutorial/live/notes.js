@@ -67,7 +67,7 @@ ganLive.notes = (() => {
     return Math.hypot(re, im);
   }
 
-  // Decay and brightness from the first two harmonics in both halves, as in the chapter.
+  // Decay and brightness from the first two harmonics in both halves, by the equation of a string.
   function decayAndBrightness(x, f, rate) {
     const half = x.length / 2, early = x.subarray(0, half), late = x.subarray(half);
     const first = height(early, f, rate);

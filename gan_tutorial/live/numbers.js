@@ -387,7 +387,7 @@ ganLive.numbers = (() => {
 
   // R1 and R2 have the weight γ/2
   const squared = (weight) => (square) => [weight * square, weight];
-  const oneCentred = (weight) => (square) => { // WGAN-GP's, with the weight λ
+  const oneCentred = (weight) => (square) => { // WGAN-GP's
     const norm = Math.sqrt(square + 1e-12);
     return [weight * (norm - 1) ** 2, (weight * (norm - 1)) / norm];
   };

@@ -10,8 +10,7 @@ ganLive.trainer = (() => {
     normals,
   } = ganLive.numbers;
 
-  // The settings of a run, with the names of gan_tutorial.recipes. A penalty's weight is γ for R1
-  // and R2, and λ for WGAN-GP.
+  // The settings of a run, with the names of gan_tutorial.recipes. A penalty's weight is γ.
   const FIRST = {
     data: "ring",
     objective: "non_saturating",
@@ -706,7 +705,7 @@ ganLive.trainer = (() => {
         (value) => set("penalty", value),
       ),
       weight: slider(
-        "its weight γ or λ",
+        "its weight γ",
         { ...log, min: -3, max: 2, value: recipe.weight },
         (value) => set("weight", value),
       ),
