@@ -7,6 +7,7 @@ anomalies, or for images that a generator was trained on.
 from collections.abc import Sequence
 
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
@@ -21,10 +22,8 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     The probability that a positive has a higher score than a negative, where ties count one half
     (Hanley and McNeil 1982): 0.5 for scores that know nothing.
     """
-    ordered = negative.sort().values
-    below = torch.searchsorted(ordered, positive.contiguous())
-    up_to = torch.searchsorted(ordered, positive.contiguous(), right=True)
-    return ((below + up_to).double().mean() / (2 * len(negative))).item()
+    pairs = len(positive) * len(negative)
+    return mannwhitneyu(positive.double().numpy(), negative.double().numpy()).statistic / pairs
 
 
 def tpr_at_fpr(positive: Tensor, negative: Tensor, fpr: float) -> float:
