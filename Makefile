@@ -18,7 +18,7 @@ book: $(PAGES) ## Build all pages into _build/html; a warning is an error.
 	$(BIN)/jupyter-book build . --all -W --keep-going -q
 	@echo "The book is built: open _build/html/index.html"
 
-test: $(READY) ## Check the style, the package, the pages and every stored output.
+test: $(READY) ## Check the style, the package, the pages, and run every notebook.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest tests --cov $(SIDE_BY_SIDE)

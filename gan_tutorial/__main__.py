@@ -63,8 +63,8 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "ema": "Decay of the moving average of G's weights; 0 for no average.",
     "r1": "γ of the gradient penalty at real images; 0 for none.",
     "r2": "γ of the gradient penalty at generated images; 0 for none.",
-    "penalty_noise": "σ of a finite difference in place of the gradients in r1, r2; 0: exact.",
-    "gp": "λ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
+    "penalty_noise": "Step of a finite difference in place of the gradients in r1, r2; 0: exact.",
+    "gp": "γ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
     "augment": "DiffAugment, for data sets of a few hundred images.",
     "bf16": "Multiply matrices in bfloat16 on a device where that is faster.",
     "seed": "The same seed gives the same weights on the same kind of device.",
@@ -93,7 +93,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same samples.")
 Root = Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")]
 Download = Annotated[bool, typer.Option(help="Let torchvision download the data.")]
 Truncation = Annotated[
-    float | None, typer.Option(help="Keep z within ± this: better samples, less varied. Try 1.")
+    float | None, typer.Option(help="Keep z within ± this: less varied, often more typical. Try 1.")
 ]
 
 
@@ -146,7 +146,7 @@ def train(
             "--keep-best",
             help="Also keep best.safetensors: of all checkpoints, the one nearest in FD to "
             "validation images, a fifth of the training images, which G and D then never see. "
-            f"For {BUNDLED}.",
+            f"For {', '.join(CLASSIFIERS)}.",
         ),
     ] = False,
     device: Device = "auto",

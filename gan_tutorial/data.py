@@ -136,7 +136,7 @@ class ImageSet:
 class StackedDigits:
     """Three digits as red, green and blue, each drawn by itself: data with 1,000 known modes.
 
-    The benchmark of mode collapse of Metz et al. 2017 (section 3.3.2) and of Lin et al. 2018
+    The benchmark of mode collapse of Metz et al. 2017 (section 3.3.1) and of Lin et al. 2018
     (section 4.2). Stacks are made as they are drawn, so nothing but the digits is stored.
 
     Attributes:

@@ -90,9 +90,10 @@ class Flowers:
 
 
 def flowers(count: int, seed: int = 0) -> Flowers:
-    """Return ``count`` random flowers, whose factors are independent and uniform.
+    """Return ``count`` random flowers, whose factors are uniform.
 
-    The first flowers of a seed depend on ``count`` too: draw as many as you need, at once.
+    They are independent, but for the angle, whose range ends at 360° / petals. The first flowers of
+    a seed depend on ``count`` too: draw as many as you need, at once.
     """
     rng = torch.Generator().manual_seed(seed)
     petals = torch.randint(PETALS.start, PETALS.stop, (count,), generator=rng)

@@ -66,7 +66,7 @@ def gradient_penalty(
     rng: torch.Generator | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by λ = 10.
+    """E (‖∇D(x̂)‖ - 1)² at points x̂ drawn uniformly between pairs; weighted by γ = 10.
 
     Gulrajani et al. 2017, equation 3.
 

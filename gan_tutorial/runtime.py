@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 
@@ -58,8 +59,8 @@ def has_bf16(device: torch.device) -> bool:
 
     On an x86 CPU these are called AMX. Without them bfloat16 is slower than float32, also where
     there are vector instructions for it: with AVX-512-BF16 alone, two threads made 13.3 steps of
-    ``quick`` a second in bfloat16 and 17.0 in float32. Nobody has measured an ARM CPU, so there the
-    answer is no.
+    an earlier ``quick`` a second in bfloat16 and 17.0 in float32. Nobody has measured an ARM CPU,
+    so there the answer is no.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -134,7 +135,10 @@ class GraphedStep:
     def _record(self, arguments: tuple, rng: torch.Generator) -> None:
         """Record the step; nothing is computed."""
         self.arguments = [x.clone() if isinstance(x, Tensor) else x for x in arguments]
-        self.graph.register_generator_state(rng)
+        if hasattr(self.graph, "register_generator_state"):
+            with warnings.catch_warnings():  # newer PyTorch does it by itself, and says so
+                warnings.simplefilter("ignore")
+                self.graph.register_generator_state(rng)
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         numbers = [group["lr"] for group in groups]
         self.rates = [(x, torch.tensor(x["lr"], device=rng.device)) for x in groups]

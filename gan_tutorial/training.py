@@ -44,7 +44,7 @@ class TrainConfig:
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
         penalty_noise: s of the finite difference by which R1 and R2 are approximated, which is
             faster (``penalties.approximate_gradient_norm``); 0 for the exact gradients.
-        gp: λ of WGAN-GP's penalty; 0 for none.
+        gp: γ of WGAN-GP's penalty; 0 for none.
         augment: random changes of real and generated images before D sees them, names from
             ``augment.AUGMENTATIONS``.
         bf16: run the networks under bfloat16 autocast where that pays (``runtime.has_bf16``);

@@ -1,6 +1,7 @@
 """The contract of a chapter, as far as a program can check it: content, style, stored outputs."""
 
 import ast
+import base64
 import re
 import sys
 from pathlib import Path
@@ -288,3 +289,17 @@ def test_imports_only_what_the_package_needs(notebook: NotebookNode) -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {name.split(".")[0] for name in names} <= allowed
+
+
+def test_the_cover_shows_the_picture_of_the_training_chapter() -> None:
+    training = nbformat.read(ROOT / "book" / "first-gan" / "training-loop.ipynb", as_version=4)
+    name = "training-loop-samples"
+    (cell,) = [
+        c
+        for c in code(training)
+        if c.metadata.get("mystnb", {}).get("figure", {}).get("name") == name
+    ]
+    stored = base64.b64decode(data(cell)["image/png"])
+    assert (ROOT / "book" / "_static" / "hero.png").read_bytes() == stored, (
+        f"store the picture {name} of the training chapter as book/_static/hero.png, and look at it"
+    )

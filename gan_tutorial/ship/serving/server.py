@@ -30,7 +30,7 @@ class BoundedProtocol(H11Protocol):
       the last response was sent; and the whole response is sent within three times as long.
     - Of a body that was refused, at most ``DISCARDED`` bytes are read.
     - If there are more than ``limits.connections``, the one that has waited longest for a complete
-      request is closed, as nginx does; so half-sent requests cannot keep others out. If all are
+      request is closed, so half-sent requests cannot keep others out. If all are
       being answered, uvicorn's ``limit_concurrency`` answers 503.
     - A client that closes its sending half after its request gets its response.
 
