@@ -92,11 +92,22 @@ def test_a_recipe_survives_json(name):
     assert recipes.Recipe(**json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
-def test_the_recipe_for_the_plane_finds_every_mode_of_the_ring_early():
-    recipe = replace(recipes.preset("plane"), steps=1500)
+def test_equal_rates_without_momentum_find_every_mode_of_the_ring():
+    recipe = replace(  # one entry of benchmarks/plane.py, where five seeds of five find them
+        recipes.preset("plane"),
+        objective="non_saturating",
+        steps=1000,
+        batch_size=64,
+        lr_G=1e-3,
+        lr_D=1e-3,
+        lr_end=1.0,
+        betas=(0.0, 0.99),
+        r1=0.0,
+        penalty_noise=0.0,
+    )
     state = recipe.init()
     for _ in training.train(state, mixtures.ring(), recipe):
         pass
     report = metrics.mode_report(sampling.generate(state.G_ema, 2000), mixtures.ring())
     assert report.covered == 8
-    assert report.high_quality > 0.5
+    assert report.high_quality > 0.3
