@@ -115,7 +115,8 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
         still = "trainer-film"
         hint = (
             "Press Play, and follow the clump of samples. Then choose the preset “cured”: D learns "
-            "as fast as G, without momentum. Or keep the slow D, and try packs or a penalty."
+            "as fast as G, without momentum. Or keep the slow D, and try packs or a penalty, which "
+            "are among the settings."
         )
         alt = (
             "A GAN whose D learns at a tenth of G's rate. All samples lie in one clump at one of "
@@ -160,7 +161,8 @@ def dirac() -> Explorer:
     """Return the Dirac-GAN: drag the start, set η and γ, see the path and the eigenvalues."""
     hint = (
         "Drag the red circle, the start. Without a penalty the path closes; take simultaneous "
-        "steps, and it spirals outwards. Then raise γ slowly: the two eigenvalues meet and part."
+        "steps, and it spirals outwards. Reset, raise η to 1, and then γ slowly: the two "
+        "eigenvalues meet and part."
     )
     alt = (
         "The plane of the two weights with arrows that run in circles about the middle, and a blue "

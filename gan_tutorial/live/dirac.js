@@ -119,7 +119,7 @@ ganLive.dirac = (() => {
       context.lineWidth = 1.6;
       line(context, points);
       for (const [x, y] of points) dot(context, x, y, 2);
-      dot(context, ...points.at(-1), 5);
+      dot(context, ...points[time], 5);
       context.strokeStyle = colour.red;
       context.lineWidth = 3;
       context.beginPath();

@@ -163,6 +163,7 @@ ganLive.game = (() => {
       state.mean = Math.max(-3, Math.min(3, state.mean));
       state.std = Math.max(0.3, Math.min(2.5, state.std));
       [controls.mean.value, controls.std.value] = [state.mean, state.std];
+      if (!learning) status.textContent = "";
       update();
       gauge.redraw();
     }
@@ -182,7 +183,8 @@ ganLive.game = (() => {
     }
 
     function following() {
-      const D = state.trust === 1 ? "the best answer" : `${label(state.trust)} times the best logit`;
+      const times = `${label(state.trust)} times the best logit`;
+      const D = state.trust === 1 ? "the best answer" : times;
       return `G follows the slope of V downhill; D is ${D} at every step.`;
     }
 

@@ -4,7 +4,7 @@
 globalThis.ganLive ??= {};
 
 ganLive.generator = (() => {
-  const { array, Network, LeakyReLU, Tanh, uniforms, normals } = ganLive.numbers;
+  const { array, finish, Network, LeakyReLU, Tanh, uniforms, normals } = ganLive.numbers;
 
   // Whole numbers of so many bits each, from base64: a function that returns the next.
   function reader(base64, bits) {
@@ -23,13 +23,7 @@ ganLive.generator = (() => {
   }
 
   // Long work is written as a function* that yields now and then, so that the page can breathe
-  // (see worker); at once, it is this.
-  function finish(work) {
-    for (;;) {
-      const { done, value } = work.next();
-      if (done) return value;
-    }
-  }
+  // (see worker).
 
   // The generator that Python has packed: { latent, classes, side, generate(z, label) }, which
   // makes an image (side²) or a sound (side). A label is a number, or a list of [number, share] for
@@ -70,7 +64,7 @@ ganLive.generator = (() => {
         for (let i = 0; i < bias.length; i++) bias[i] += share * biases[of * bias.length + i];
       let x = Float64Array.from(z);
       for (const layer of network.layers) {
-        x = layer.forward(x);
+        x = layer.forwarding ? yield* layer.forwarding(x) : layer.forward(x);
         yield;
       }
       return x;

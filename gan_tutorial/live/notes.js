@@ -209,10 +209,14 @@ ganLive.notes = (() => {
       scale.textContent = "Play the scale";
     }
 
-    function climb(note) {
-      if (note === names.length) return stop();
+    function climb(note, back) {
+      if (note === names.length) {
+        state.note = back;
+        look();
+        return stop();
+      }
       press(note);
-      timer = setTimeout(() => climb(note + 1), (1000 * length) / rate + 60);
+      timer = setTimeout(() => climb(note + 1, back), (1000 * length) / rate + 60);
       scale.textContent = "Stop";
       return null;
     }
@@ -303,7 +307,7 @@ ganLive.notes = (() => {
     });
     const scale = button("Play the scale", () => {
       if (timer) stop();
-      else climb(0);
+      else climb(0, state.note);
     }, { class: "gan-live-main" });
     const source = choice("sounds of",
       { generated: "the generator", real: "real strings" }, state.source, (value) => {

@@ -59,6 +59,25 @@ ganLive.numbers = (() => {
     }
   }
 
+  // The same by strips of rows; a function* that yields after each, so that a page can breathe.
+  const STRIP = 5e5; // multiplications, about a millisecond
+  function* addingProduct(out, rows, columns, inner, A, a, B, b) {
+    const strip = 4 * Math.ceil(STRIP / (4 * columns * inner));
+    for (let r = 0; r < rows; r += strip) {
+      const count = Math.min(strip, rows - r);
+      addProduct(out.subarray(r * columns), count, columns, inner, A.subarray(r * a[0]), a, B, b);
+      yield;
+    }
+  }
+
+  // The result of a function* at once.
+  function finish(work) {
+    for (;;) {
+      const { done, value } = work.next();
+      if (done) return value;
+    }
+  }
+
   // Weights and their gradient, which backward passes add to and optimisers set to 0. PyTorch's
   // default: within ±1/√inputs.
   class Parameter {
@@ -195,13 +214,19 @@ ganLive.numbers = (() => {
     }
 
     forward(x) {
+      return finish(this.forwarding(x));
+    }
+
+    // Now and then it yields.
+    *forwarding(x) {
       const { outputs, index, depth, places, from, to, W, b } = this;
       const N = x.length / from, y = array(N * to);
       this.x = x;
       for (let n = 0; n < N; n++) {
         const out = item(y, n, to), columns = unfold(item(x, n, from), index);
         for (let i = 0; i < to; i++) out[i] = b.value[Math.floor(i / places)];
-        addProduct(out, outputs, places, depth, W.value, [depth, 1], columns, [places, 1]);
+        const product = [out, outputs, places, depth, W.value, [depth, 1], columns, [places, 1]];
+        yield* addingProduct(...product);
       }
       return y;
     }
@@ -238,6 +263,11 @@ ganLive.numbers = (() => {
     }
 
     forward(x) {
+      return finish(this.forwarding(x));
+    }
+
+    // Now and then it yields.
+    *forwarding(x) {
       const { inputs, index, depth, places, area, from, to, W, b } = this;
       const N = x.length / from, y = array(N * to);
       this.x = x;
@@ -245,7 +275,8 @@ ganLive.numbers = (() => {
         const out = item(y, n, to), columns = array(depth * places);
         for (let i = 0; i < to; i++) out[i] = b.value[Math.floor(i / area)];
         const image = item(x, n, from);
-        addProduct(columns, depth, places, inputs, W.value, [1, depth], image, [places, 1]);
+        const product = [columns, depth, places, inputs, W.value, [1, depth], image, [places, 1]];
+        yield* addingProduct(...product);
         fold(out, columns, index);
       }
       return y;
@@ -431,8 +462,8 @@ ganLive.numbers = (() => {
   }
 
   return {
-    array, addProduct, Dense, LeakyReLU, Tanh, Convolution, TransposedConvolution, Network, mlp,
-    Adam, Plain, sigmoid, softplus, objectives, addPenalty, squared, oneCentred, jensenShannon,
-    uniforms, normals, mean,
+    array, addProduct, finish, Dense, LeakyReLU, Tanh, Convolution, TransposedConvolution, Network,
+    mlp, Adam, Plain, sigmoid, softplus, objectives, addPenalty, squared, oneCentred,
+    jensenShannon, uniforms, normals, mean,
   };
 })();

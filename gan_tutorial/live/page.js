@@ -256,9 +256,11 @@ ganLive.page = (() => {
   function clock(root, frame) {
     let [running, visible, request, before] = [false, true, 0, 0];
     const tick = (now) => {
+      request = 0;
+      if (!running) return;
       frame(Math.min(now - before, 100));
       before = now;
-      request = running && visible ? requestAnimationFrame(tick) : 0;
+      if (running && visible) request = requestAnimationFrame(tick);
     };
     const update = () => {
       if (running && visible && !request) {

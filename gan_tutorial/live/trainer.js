@@ -286,6 +286,7 @@ ganLive.trainer = (() => {
       arrows: false,
       average: preset === "first",
     };
+    let wanted = shown.average;
     let training, drawn, latents, net, history, reference, floor, points, lattice, arrows;
     let strip = 0;
     const [logits, field] = [array(FIELD * FIELD), new Uint8ClampedArray(4 * FIELD * FIELD)];
@@ -493,6 +494,15 @@ ganLive.trainer = (() => {
       say(text);
     }
 
+    const sayWhat = () => say(slow ? "Slow motion: D and G take turns." : "Training.");
+
+    // Single turns show G itself; all else what was asked for.
+    function restore() {
+      shown.average = layers.average.input.checked = wanted;
+      look();
+      measure();
+    }
+
     function toggle() {
       if (playing) {
         due = false;
@@ -503,7 +513,7 @@ ganLive.trainer = (() => {
       if (!training.data.centres.length) return say("Draw some points first.");
       playing = true;
       play.textContent = "Pause";
-      say(slow ? "Slow motion: D and G take turns." : "Training.");
+      sayWhat();
       wait = 0;
       ticker.start();
       return null;
@@ -637,6 +647,7 @@ ganLive.trainer = (() => {
         (on) => {
           shown[key] = on;
           look();
+          if (key === "average") wanted = shown.average;
           if (key === "average") measure();
         },
         swatch,
@@ -663,8 +674,11 @@ ganLive.trainer = (() => {
       clear.hidden = !drawing;
       layers.field.input.disabled = packed();
       reset();
+      restore();
+      if (playing && !training.data.centres.length) toggle();
       if (packed()) say("D judges packs of samples, so it has no field in the plane.");
       else if (drawing) say("Draw with a finger, the mouse or the keys; then press Play.");
+      else if (playing) sayWhat();
       else say("Ready: step 0.");
     }
 
@@ -675,7 +689,7 @@ ganLive.trainer = (() => {
         Object.assign(recipe, PRESETS[name], { data: recipe.data, seed: recipe.seed });
         for (const [key, control] of Object.entries(own))
           if (key in recipe) control.value = recipe[key];
-        shown.average = layers.average.input.checked = name === "first"; // as in the chapters
+        wanted = name === "first"; // as in the chapters
         begin();
       }),
       objective: choice("objective", OBJECTIVE_NAMES, recipe.objective, (value) =>
@@ -705,7 +719,7 @@ ganLive.trainer = (() => {
         (value) => set("penalty", value),
       ),
       weight: slider(
-        "its weight γ",
+        "weight γ of the penalty",
         { ...log, min: -3, max: 2, value: recipe.weight },
         (value) => set("weight", value),
       ),
@@ -750,6 +764,8 @@ ganLive.trainer = (() => {
     const speed = choice("speed", { full: "full", slow: "slow motion" }, "full", (value) => {
       slow = value === "slow";
       wait = 0;
+      if (!slow) restore();
+      if (playing) sayWhat();
     });
     const play = button("Play", toggle, { class: "gan-live-main" });
     const clear = button("Clear", () => {
