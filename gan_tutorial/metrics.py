@@ -211,8 +211,8 @@ class Evaluator:
     Scores depend on how many images are judged, so each is given next to its floor: that of as many
     real images, mean over ``draws`` random draws from the training images. For N above their number
     it is extrapolated roughly, in proportion to 1/N + 1/M for M held-out images. The draws have
-    random class shares, so images with equal shares can score below 1. These are not FID and KID,
-    which rest on Inception's features.
+    random class shares, so images with exactly those of the held-out set can score below 1. These
+    are not FID and KID, which rest on Inception's features.
 
     Args:
         name: a bundled set, ``digits`` or ``fashion``, or another set with a bundled classifier.
