@@ -273,6 +273,8 @@ def test_fifty_steps_of_training_are_those_of_the_package(float64, numbers, sett
         lr_D=settings["lr_D"],
         lr_G=settings["lr_G"],
         betas=(settings["beta1"], settings["beta2"]),
+        lr_end=1.0,
+        penalty_noise=0.0,
         r1=weight * ("R1" in penalty),
         r2=weight * ("R2" in penalty),
         gp=weight * (penalty == "WGAN-GP"),
