@@ -48,7 +48,8 @@ def run(
     state.D.layers[:frozen].requires_grad_(False)
     for log in training.train(state, few, recipe):
         if log.step % (recipe.steps // stops) == 0:
-            fd = evaluator.fd(sampling.generate(state.G_ema, 2000, seed=2))
+            G = sampling.recalibrate_batchnorm(state.G_ema)
+            fd = evaluator.fd(sampling.generate(G, 2000, seed=2))
             curve.append((log.step, fd, mean_logit(state.D, few) - mean_logit(state.D, new)))
     return curve
 
