@@ -1045,6 +1045,30 @@ def test_points_are_drawn_by_touch(phone):
     )  # the page scrolls
 
 
+@pytest.mark.parametrize("near", [True, False])
+def test_a_thumb_drags_the_start_and_elsewhere_scrolls_the_page(phone, near):
+    page, dirac = phone.page, phone.explorer("dirac")
+    dirac.get_by_role("button", name="Reset").tap()
+    plane = dirac.locator("canvas").first
+    plane.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    box = plane.bounding_box()
+    x, y = (30 + 3.6 / 5.2 * (box["width"] - 40), 8 + 1.6 / 5.2 * (box["height"] - 48))  # of (1, 1)
+    at = {"x": box["x"] + (x if near else 60), "y": box["y"] + (y if near else box["height"] - 60)}
+    before = page.evaluate("scrollY")
+    touch = page.context.new_cdp_session(page).send
+    touch("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+    for _ in range(8):
+        at["y"] -= 10
+        touch("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+    touch("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    if near:
+        assert state(dirac, "e.start[1]") > 1.5
+        assert page.evaluate("scrollY") == before
+    else:
+        page.wait_for_function(f"scrollY > {before} + 30", timeout=TIMEOUT)
+        assert state(dirac, "e.start") == [1, 1]
+
+
 def test_the_game_by_keys_and_by_mouse(desktop):
     page, game = desktop.page, desktop.explorer("game")
     game.get_by_role("button", name="Reset").click()
@@ -1259,6 +1283,12 @@ def test_the_cover_by_keys_and_by_mouse(desktop):
     drawn(cover)
     assert state(cover, "[e.state.x, e.state.y]") == pytest.approx([-2, -2], abs=0.15)
     assert pixels(cover, 1) != before
+    plane.click(position={"x": 40, "y": 40})  # holds the place
+    held = state(cover, "[e.state.x, e.state.y]")
+    plane.hover(position={"x": 90, "y": 90})
+    assert state(cover, "[e.state.x, e.state.y]") == held
+    plane.click(position={"x": 90, "y": 90})
+    assert state(cover, "[e.state.x, e.state.y]") != held
     press(cover, cover.get_by_role("button", name="Another hand"), "Enter")
 
 

@@ -130,9 +130,9 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
 def game() -> Explorer:
     """Return the minimax game on a line: move q over p, and D*, V and JS follow."""
     hint = (
-        "Drag the orange bell over the grey one and widen it, until σ(D*) is level at one half. Or "
-        "let G learn. Then move it away, and give D another logit than the best: V(D, G) falls "
-        "below V(D*, G)."
+        "Drag the orange bell over the grey one and widen it by its slider, until σ(D*) is level at "
+        "one half. Or let G learn. Then move it away, and give D another logit than the best: "
+        "V(D, G) falls below V(D*, G)."
     )
     alt = (
         "A grey bell of data in the middle, a narrow orange bell of samples to its right, and the "
@@ -180,7 +180,8 @@ def cover() -> Explorer:
     """
     hint = (
         "These digits nobody wrote: a network draws them in this page while you move over the map "
-        "with the pointer, a finger or the arrow keys. Then ask for another hand."
+        "with the pointer (a click holds the place), a finger or the arrow keys. Then ask for "
+        "another hand."
     )
     alt = (
         "A map of 25 eights that lean to the right, little on its left and far on its right, with "

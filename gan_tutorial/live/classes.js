@@ -78,6 +78,9 @@ ganLive.classes = (() => {
 
     function ask(which) {
       state.digit = which;
+      // a mixture with itself would show nothing
+      if (!state.share && state.towards === which)
+        towards.value = String(state.towards = (which + 1) % classes);
       buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(i === which)));
       drawSamples();
     }

@@ -9,7 +9,7 @@ ganLive.cover = (() => {
 
   function explore(root, { G: packed, across, up }) {
     const { latents, worker, sheet } = ganLive.generator;
-    const { element, button, dot, label, onArrows } = ganLive.page;
+    const { element, button, dot, dragFrom, rounded, onArrows } = ganLive.page;
     const { classes, side, latent } = packed;
     const state = { x: 0, y: 0, seed: 8, digit: 8 };
 
@@ -45,7 +45,7 @@ ganLive.cover = (() => {
       for (let digit = 0; digit < classes; digit++)
         draw(`digit ${digit}`, digits, digit, state.x, state.y, digit);
       map.node.setAttribute("aria-label",
-        `A map of z: slant ${label(state.x)} across, thickness ${label(state.y)} up. ` +
+        `A map of z: slant ${rounded(state.x, 1)} across, thickness ${rounded(state.y, 1)} up. ` +
           "The arrow keys move; the digits follow.");
     }
 
@@ -57,11 +57,15 @@ ganLive.cover = (() => {
       }
     }
 
+    // The mark follows a mouse until a click holds it, and after the next click again.
+    let held = false;
     const follow = (event) => {
+      if (event.type === "pointerdown" && event.pointerType === "mouse") held = !held;
+      else if (held && event.pointerType === "mouse") return;
       const [x, y] = map.place(event);
       move((2 * x - 1) * REACH, (1 - 2 * y) * REACH);
     };
-    map.node.style.touchAction = "none";
+    dragFrom(map, () => [(1 + state.x / REACH) / 2, (1 - state.y / REACH) / 2]);
     for (const type of ["pointerdown", "pointermove"]) map.node.addEventListener(type, follow);
     onArrows(map.node, (right, up) => move(state.x + STEP * right, state.y + STEP * up));
     const hand = button("Another hand", () => {

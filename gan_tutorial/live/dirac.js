@@ -56,7 +56,7 @@ ganLive.dirac = (() => {
   function explore(root, { eta = 0.2, gamma = 0 } = {}) {
     const {
       element, button, slider, choice, readout, canvas, axes, clip, line, dot, arrow, clock, calm,
-      rounded, onArrows,
+      dragFrom, rounded, onArrows,
     } = ganLive.page;
     const settings = { eta, gamma, turns: "alternating", objective: "minimax" };
     let states, [start, time, wait, playing] = [[1, 1], 0, 0, false];
@@ -145,11 +145,17 @@ ganLive.dirac = (() => {
       context.beginPath();
       context.arc(toX(0), toY(0), toX(1) - toX(0), 0, 2 * Math.PI);
       context.stroke();
+      const outside = [];
       for (const [x, y] of eigenvalues(settings)) {
         context.fillStyle = colour[Math.hypot(x, y) > 1 + 1e-9 ? "red" : "blue"];
         dot(context, toX(x), toY(y), 6);
+        if (Math.abs(x) > reach || Math.abs(y) > 1.5) outside.push(`${rounded(x, 1)}`);
       }
       context.restore();
+      context.fillStyle = colour.red;
+      context.textAlign = "right";
+      context.textBaseline = "top";
+      if (outside.length) context.fillText(`outside: ${outside.join(", ")}`, width - 10, 2);
     }
 
     function paintRace(context, width, height, colour) {
@@ -273,9 +279,20 @@ ganLive.dirac = (() => {
         (value) => restart({ objective: value }),
       ),
     };
+    const near = dragFrom(plane, () => {
+      const { clientWidth: width, clientHeight: height } = plane.node;
+      return [
+        (30 + ((start[0] + REACH) / (2 * REACH)) * (width - 40)) / width,
+        (8 + ((REACH - start[1]) / (2 * REACH)) * (height - 48)) / height,
+      ];
+    });
+    let dragging = false;
     const drag = (event) => {
-      if (!event.buttons) return;
-      if (event.type === "pointerdown") plane.node.setPointerCapture(event.pointerId);
+      if (event.type === "pointerdown") {
+        dragging = event.pointerType !== "touch" || near(event);
+        if (dragging) plane.node.setPointerCapture(event.pointerId);
+      }
+      if (!dragging || !event.buttons) return;
       const { clientWidth: width, clientHeight: height } = plane.node,
         [x, y] = plane.place(event);
       move([
@@ -283,7 +300,6 @@ ganLive.dirac = (() => {
         REACH - ((y * height - 8) / (height - 48)) * 2 * REACH,
       ]);
     };
-    plane.node.style.touchAction = "none";
     for (const type of ["pointerdown", "pointermove"]) plane.node.addEventListener(type, drag);
     onArrows(plane.node, (right, up) => move([start[0] + right / 10, start[1] + up / 10]));
     root.append(

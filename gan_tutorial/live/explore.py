@@ -199,9 +199,10 @@ def notes(G: Generator, pitches: Mapping[str, float], rate: int) -> Explorer:
         rate: samples per second.
     """
     hint = (
-        "Play the scale, or the keys from 1 to 0; nothing sounds by itself. Add thirty unheard "
-        "sounds of the generator, then thirty of real strings: whose points vary more? Then raise "
-        "the share of the next note: real strings glide evenly. Does the generator?"
+        "Play the scale, or click a note and go on with the keys from 1 to 0; nothing sounds by "
+        "itself. Add thirty unheard sounds of the generator, then thirty of real strings: whose "
+        "points vary more? Then raise the share of the next note: real strings glide evenly. Does "
+        "the generator?"
     )
     alt = (
         "A keyboard of ten notes from D3 to C5, with A3 pressed. Below, the wave of the sound, "

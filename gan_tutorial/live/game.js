@@ -89,8 +89,8 @@ ganLive.game = (() => {
       numbers.show({ js: digits(now.js), best: digits(now.best), value: digits(now.value) });
       plot.node.setAttribute(
         "aria-label",
-        `Data p, samples q with mean ${label(state.mean)} and standard deviation ` +
-          `${label(state.std)}, and D. ` +
+        `Data p, samples q with mean ${rounded(state.mean)} and standard deviation ` +
+          `${rounded(state.std)}, and D. ` +
           "Left and right arrow keys move q, up and down widen and narrow it.",
       );
       plot.redraw();
@@ -155,7 +155,8 @@ ganLive.game = (() => {
         context.strokeRect(0.5, y + 18.5, width - 1, 12);
       };
       draw(4, "JS(p, q), from 0 to log 2", now.js / Math.LN2, "purple");
-      draw(44, "V(D, G), from −log 4 to 0", 1 + now.value / Math.log(4), "blue");
+      const share = 1 + now.value / Math.log(4);
+      draw(44, share < 0 ? "V(D, G), below −log 4" : "V(D, G), from −log 4 to 0", share, "blue");
     }
 
     function move(change) {

@@ -75,6 +75,20 @@ ganLive.losses = (() => {
             );
           }
           context.restore();
+          context.setLineDash([]);
+          for (const name of state.shown) {
+            // an arrowhead at the edge, where the dot lies outside
+            const value = evaluate(name, state.side, state.logit, state.other)[which];
+            if (value >= y[0] && value <= y[1]) continue;
+            const [up, x] = [value > y[1] ? -1 : 1, toX(state.logit)];
+            const edge = toY(value > y[1] ? y[1] : y[0]);
+            context.fillStyle = colour[LOOKS[name][0]];
+            context.beginPath();
+            context.moveTo(x, edge);
+            context.lineTo(x - 6, edge - 9 * up);
+            context.lineTo(x + 6, edge - 9 * up);
+            context.fill();
+          }
         },
       );
     }
@@ -159,6 +173,9 @@ ganLive.losses = (() => {
         { class: "gan-live-columns" },
         ...panels.map(({ node }) => element("div", { class: "gan-live-side" }, node)),
       ),
+      element("p", { class: "gan-live-caption" },
+        "Where two curves coincide, one is dashed upon the other. An arrowhead at the edge: the " +
+          "value lies outside. The other sample enters G’s loss in the relativistic one only."),
       element("table", {}, element("thead", {}, head), body),
     );
     update();

@@ -177,6 +177,7 @@ ganLive.notes = (() => {
     function look(aloud = false) {
       keys.forEach((key, i) => key.setAttribute("aria-pressed", String(i === state.note)));
       share.input.disabled = state.note + 1 === names.length;
+      many.disabled = mixed(); // a mixture is no sound of this note
       work.add("look", function* (G) {
         shown = yield* measured(G, aloud);
         say();

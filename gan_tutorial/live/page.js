@@ -81,6 +81,20 @@ ganLive.page = (() => {
     return { node: element("label", { class: "gan-live-check" }, input, ...mark, label), input };
   }
 
+  // A finger drags what lies within a thumb's reach of where(), a place on the plot, and elsewhere
+  // scrolls the page. Returns a function that says of an event whether it is within that reach.
+  function dragFrom(plot, where) {
+    const { node } = plot;
+    const near = (event) => {
+      const [[x, y], [u, v]] = [plot.place(event), where()];
+      return Math.hypot((x - u) * node.clientWidth, (y - v) * node.clientHeight) < 48;
+    };
+    const hold = (event) => near(event.touches[0]) && event.preventDefault();
+    node.addEventListener("touchstart", hold, { passive: false });
+    node.style.touchAction = "manipulation";
+    return near;
+  }
+
   // A list of names and numbers; show({ name: text }) changes them.
   function readout(names) {
     const values = Object.fromEntries(
@@ -313,6 +327,6 @@ ganLive.page = (() => {
 
   return {
     element, button, slider, choice, check, readout, canvas, axes, clip, line, dot, arrow, clock,
-    calm, label, rounded, numbered, onArrows, swatch, mount,
+    calm, dragFrom, label, rounded, numbered, onArrows, swatch, mount,
   };
 })();

@@ -129,6 +129,12 @@ ganLive.trainer = (() => {
       this.optD = new Optimiser(this.D.parameters);
     }
 
+    // A network for D's weights.
+    likeD() {
+      const { hidden_D, depth, pack } = this.recipe;
+      return mlp([2 * pack, ...Array(depth).fill(hidden_D), 1], 0.2);
+    }
+
     latents(count, uniform = this.uniform) {
       const length = count * this.recipe.latent_dim;
       return this.recipe.noise === "normal"
@@ -287,7 +293,7 @@ ganLive.trainer = (() => {
       average: preset === "first",
     };
     let wanted = shown.average;
-    let training, drawn, latents, net, history, reference, floor, points, lattice, arrows;
+    let training, drawn, latents, net, judge, history, reference, floor, points, lattice, arrows;
     let strip = 0;
     const [logits, field] = [array(FIELD * FIELD), new Uint8ClampedArray(4 * FIELD * FIELD)];
     let [playing, slow, turn, wait, glide, frames, cursor] = [false, false, "D", 0, null, 0, null];
@@ -301,6 +307,7 @@ ganLive.trainer = (() => {
         measured: training.latents(MEASURED, uniforms(8)),
       };
       net = zLines(recipe);
+      judge = training.likeD();
       [history, turn, glide] = [[], "D", null];
       refer();
       look();
@@ -325,7 +332,7 @@ ganLive.trainer = (() => {
       arrows =
         shown.arrows && training.data.centres.length ? slopesAt(points.subarray(0, 128)) : null;
       if (shown.field && !packed())
-        for (let i = 0; i < strips; i++) updateField((strip = (strip + 1) % 4));
+        for (let i = 0; i < strips; i++) updateField(strips < 4 ? (strip = (strip + 1) % 4) : i);
       plot.redraw();
     }
 
@@ -335,8 +342,11 @@ ganLive.trainer = (() => {
       return training.slopes(real, some)[1].map((slope) => -slope);
     }
 
-    // A quarter of the rows of D's field, so that no frame takes long.
+    // A quarter of the rows of D's field, so that no frame takes long: all four by D as it was at
+    // the first of them, and shown together.
     function updateField(part) {
+      if (part === 0)
+        judge.parameters.forEach(({ value }, i) => value.set(training.D.parameters[i].value));
       const rows = FIELD / 4,
         places = array(2 * rows * FIELD),
         reach = training.data.reach;
@@ -344,7 +354,8 @@ ganLive.trainer = (() => {
         places[2 * i] = ((((i % FIELD) + 0.5) / FIELD) * 2 - 1) * reach;
         places[2 * i + 1] = (1 - ((Math.floor(i / FIELD) + part * rows + 0.5) / FIELD) * 2) * reach;
       }
-      logits.set(training.D.forward(places), part * rows * FIELD);
+      logits.set(judge.forward(places), part * rows * FIELD);
+      if (part < 3) return;
       // Colours are relative to the largest logit, as in the chapter's film: a slow D is not sure.
       const largest = logits.reduce((most, logit) => Math.max(most, Math.abs(logit)), 0.1);
       for (let i = 0; i < logits.length; i++) {
@@ -579,8 +590,8 @@ ganLive.trainer = (() => {
       step: "step",
       modes: "modes covered",
       quality: "high quality",
-      js: "JS divergence, nats",
-      floor: "the same of real data",
+      js: "JS divergence (0: alike)",
+      floor: "that of real data",
       d: "loss of D",
       g: "loss of G",
     });
