@@ -177,6 +177,14 @@ def test_images_have_alternative_text(wide: Visit) -> None:
     assert [text for text in texts if not text.strip() or A_FILE_NAME.search(text)] == []
 
 
+def test_a_page_with_all_that_it_loads_has_less_than_three_megabytes(wide: Visit) -> None:
+    size = wide.page.evaluate(
+        """["navigation", "resource"].flatMap(type => performance.getEntriesByType(type))
+            .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+    )
+    assert 500_000 < size < 3_000_000
+
+
 def test_images_load(wide: Visit) -> None:
     broken = (
         "[...document.images].filter(image => image.complete && !image.naturalWidth)"

@@ -96,8 +96,9 @@ def mend_markup(
 def leave_out_scripts(app: Sphinx, exception: Exception | None) -> None:
     """Remove what the theme loads without need, 1.8 MB before anything is painted.
 
-    Its script for icons, which its fonts draw too; and on all pages but that of the
-    search the index, which is for a search while one types.
+    Its script for icons, which its fonts draw too; on all pages but that of the search
+    the index, which is for a search while one types; and where there are none, the
+    style and script of cards and tabs.
     """
     if exception or app.builder.format != "html":
         return
@@ -105,7 +106,11 @@ def leave_out_scripts(app: Sphinx, exception: Exception | None) -> None:
     for page in Path(app.outdir).rglob("*.html"):
         names = icons if page.name == "search.html" else f"{icons}|{search}"
         script = rf'<script [^>]*src="(?:[^"]*/)?({names})\.js[^"]*"></script>\n?'
-        page.write_text(re.sub(script, "", page.read_text("utf-8")), "utf-8")
+        text = re.sub(script, "", page.read_text("utf-8"))
+        if not re.search(r'class="([^"]* )?sd-', text):
+            text = re.sub(r"<link [^>]*sphinx-design[^>]*>\n?", "", text)
+            text = re.sub(r"<script [^>]*design-tabs[^>]*></script>\n?", "", text)
+        page.write_text(text, "utf-8")
     for file in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
         file.unlink()
 
