@@ -3,14 +3,10 @@
 The GAN is the preset ``quick``, made shorter; the VAE is that of ``vae.py``; the flow is a velocity
 network whose training step costs about as much as theirs. First the processor seconds of a step of
 each are measured in turn; each then trains for as many steps as fit, on one thread, over several
-seeds, and anew for a quarter of the time.
+seeds. One more run of the flow, of seed 0, is four times as long.
 
-Samples are scored against the held-out digits, as they come and after all images, the held-out ones
-too, were made black and white. Those of the flow are drawn in several numbers of steps; the
-processor seconds to draw are for 1,000 images.
-
-Two ways to a flow that draws in one step share the same time: half of it for the flow, and half for
-a game against a new D; or all of it for the game, from a velocity network that has learnt nothing.
+Samples are scored against the held-out digits. Those of the flow are drawn in several numbers of
+steps; the processor seconds to draw are for 1,000 images.
 
 The flow's width and rate were chosen among six settings on validation images, a fifth of the
 training digits, with one seed and 24 seconds each. Wider networks without blocks at half the side
@@ -28,7 +24,6 @@ import torch
 import typer
 from _sweep import DEVICE, Out, sweep
 from torch import nn
-from vae import score
 
 from gan_tutorial import data, metrics, networks, recipes, records, sampling, training
 from gan_tutorial.beyond import flow, vae
@@ -40,9 +35,7 @@ FLOW = flow.FlowConfig(width=16, lr=4e-3)
 DRAWN = 16  # steps of Euler's method by which the flow is judged, beside the curve
 EULER, HEUN = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 COUNT = 2000  # images that are scored
-SHARE = 0.25  # of the time, for the shorter runs
-GAME = replace(GAN, lr_G=1e-3, lr_D=2e-3)  # of the flow's single step; tried with one seed
-STOPS = 4  # at which FD is measured in the game
+LONGER = 4  # times the time, for one more run of the flow
 
 Run = tuple[Iterator[training.Log], nn.Module]  # the logs of a training, and what will draw
 
@@ -67,13 +60,6 @@ def start_flow(config: flow.FlowConfig) -> Run:
     return flow.train(state, digits, config), G
 
 
-def start_game(recipe: recipes.Recipe, velocity: flow.VelocityNet) -> Run:
-    """Return the training of a flow of one step as the generator of a game."""
-    G, (_, D) = flow.FlowGenerator(velocity), recipe.build()
-    state = training.TrainState.init(G, D, recipe, DEVICE)
-    return training.train(state, data.load_images("digits"), recipe), state.G_ema
-
-
 def new_velocity(seed: int) -> flow.VelocityNet:
     """Return a velocity network that has learnt nothing."""
     config = replace(FLOW, seed=seed)
@@ -87,7 +73,6 @@ def step_seconds(rounds: int = 5, steps: int = 12) -> dict[str, float]:
         "GAN": start_gan(replace(GAN, steps=long))[0],
         "VAE": start_vae(replace(VAE, steps=long))[0],
         "flow": start_flow(replace(FLOW, steps=long))[0],
-        "game": start_game(replace(GAME, steps=long), new_velocity(0))[0],
     }
     taken = {name: [] for name in trainings}
     for logs in trainings.values():
@@ -118,9 +103,10 @@ def finish(run: Run) -> dict:
     for _ in logs:
         pass
     trained = time.process_time() - begin
-    samples = sampling.generate(G, COUNT, seed=1)
-    scores = {"scores": score(samples), "binary": score(samples, binary=True)}
-    return scores | {"train": trained, "draw": draw_seconds(G)}
+    evaluator = metrics.Evaluator("digits", DEVICE)
+    features = evaluator.features(sampling.generate(G, COUNT, seed=1))
+    scores = metrics.feature_scores(evaluator.held_out, features)
+    return {"scores": scores, "train": trained, "draw": draw_seconds(G)}
 
 
 def run_gan(recipe: recipes.Recipe, seed: int) -> dict:
@@ -150,48 +136,15 @@ def run_flow(config: flow.FlowConfig, seed: int) -> dict:
     return result | {"curves": curves}
 
 
-def run_student(
-    config: flow.FlowConfig, recipe: recipes.Recipe, flow_first: bool, seed: int
-) -> dict:
-    """Play the game with a flow of one step; return what was measured, and FD on the way.
-
-    Args:
-        config: of the flow that is trained before, if ``flow_first``.
-        recipe: of the game.
-    """
-    torch.set_num_threads(1)
-    begin = time.process_time()
-    state = flow.FlowState.init(data.load_images("digits"), replace(config, seed=seed), DEVICE)
-    if flow_first:
-        for _ in flow.train(state, data.load_images("digits"), replace(config, seed=seed)):
-            pass
-    trained = time.process_time() - begin
-    evaluator = metrics.Evaluator("digits", DEVICE)
-    G = flow.FlowGenerator(state.average).eval()
-    curve = [{"steps": 0, "fd": evaluator.fd(sampling.generate(G, COUNT, seed=1))}]
-    logs, G = start_game(replace(recipe, seed=seed), state.velocity)
-    every = recipe.steps // STOPS
-    for part in range(STOPS):
-        last = recipe.steps - (STOPS - 1 - part) * every
-        begin = time.process_time()
-        for log in logs:
-            if log.step == last:
-                break
-        trained += time.process_time() - begin
-        curve.append({"steps": last, "fd": evaluator.fd(sampling.generate(G, COUNT, seed=1))})
-    return finish((logs, G)) | {"curve": curve, "train": trained}
-
-
 def score_real_digits() -> dict:
     """Return the floors: the mean scores of as many training digits."""
     evaluator = metrics.Evaluator("digits", DEVICE)
     digits = data.load_images("digits").subset(slice(COUNT))
-    floors = evaluator.report(digits.images).floors
-    return {"scores": floors, "binary": score(digits.images, binary=True)}
+    return evaluator.report(digits.images).floors
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Processor time to train each.")] = 120.0,
+    seconds: Annotated[float, typer.Option(help="Processor time to train each.")] = 30.0,
     seeds: Annotated[int, typer.Option(help="Runs of each kind.", min=1)] = 5,
     out: Out = records.FOLDER / "flow.json",
 ) -> None:
@@ -201,25 +154,16 @@ def main(
     steps = {name: round(seconds / each) for name, each in taken.items()}
     gan, config = replace(GAN, steps=steps["GAN"]), replace(FLOW, steps=steps["flow"])
     auto = replace(VAE, steps=steps["VAE"])
-    runs = compare(gan, auto, config, range(seeds))
-    shorter = [replace(each, steps=round(SHARE * each.steps)) for each in (gan, auto, config)]
-    quarter = compare(*shorter, range(seeds))
-    half = replace(config, steps=config.steps // 2)
-    game = replace(GAME, steps=steps["game"])
-    students = {
-        "flow, then game": {
-            "config": half,
-            "recipe": replace(game, steps=game.steps // 2),
-            "flow_first": True,
-        },
-        "game alone": {"config": half, "recipe": game, "flow_first": False},
-    }
+    runs = sweep(run_gan, {"GAN": {"recipe": gan}}, range(seeds), DEVICE)
+    runs |= sweep(run_vae, {"VAE": {"config": auto}}, range(seeds), DEVICE)
+    runs |= sweep(run_flow, {"flow": {"config": config}}, range(seeds), DEVICE)
+    longer = {"steps": LONGER * config.steps}
+    longer |= run_flow(replace(config, **longer), 0)
     G, D = GAN.build()
     record = {
         "data": "digits",
         "seconds": seconds,
         "steps": steps,
-        "share": SHARE,
         "parameters": {
             "GAN": networks.count_parameters(G) + networks.count_parameters(D),
             "VAE": networks.count_parameters(vae.VAE(*PAIR.build())),
@@ -229,49 +173,27 @@ def main(
         "gan": asdict(gan),
         "vae": asdict(auto),
         "flow": asdict(config),
-        "game": asdict(game),
         "runs": runs,
-        "quarter": quarter,
-        "students": sweep(run_student, students, range(seeds), DEVICE),
+        "longer": longer,
     }
     show(records.save(record, out, DEVICE))
-
-
-def compare(
-    gan: recipes.Recipe, auto: vae.VAEConfig, config: flow.FlowConfig, seeds: range
-) -> dict[str, list[dict]]:
-    """Return what was measured of each kind, in runs of these seeds."""
-    runs = sweep(run_gan, {"GAN": {"recipe": gan}}, seeds, DEVICE)
-    runs |= sweep(run_vae, {"VAE": {"config": auto}}, seeds, DEVICE)
-    return runs | sweep(run_flow, {"flow": {"config": config}}, seeds, DEVICE)
 
 
 def show(record: dict) -> None:
     """Print the median and range of the main measures, a row for each kind of run."""
     print(records.source(record))
     print(f"{record['seconds']:.0f} processor seconds each: {record['steps']} steps")
-    for part in ("quarter", "runs", "students"):
-        print(part)
-        for name, runs in record[part].items():
-            print(f"  {name:17}" + "  ".join(columns(runs, record["real"])))
-    floor, runs = record["real"]["scores"]["fd"], record["runs"]["flow"]
+    floor = record["real"]["fd"]
+    for name, runs in record["runs"].items():
+        cells = [f"{name:13}"]
+        for measure, unit in (("fd", floor), ("precision", 1), ("recall", 1)):
+            cells.append(f"{measure} {summary([run['scores'][measure] / unit for run in runs])}")
+        cells += [f"{key} {summary([run[key] for run in runs])} s" for key in ("train", "draw")]
+        print("  ".join(cells))
     for method in ("euler", "heun"):
-        for index, point in enumerate(runs[0]["curves"][method]):
-            fds = [run["curves"][method][index]["fd"] for run in runs]
+        for index, point in enumerate(record["runs"]["flow"][0]["curves"][method]):
+            fds = [run["curves"][method][index]["fd"] for run in record["runs"]["flow"]]
             print(f"{method} {point['steps']:3} {summary([fd / floor for fd in fds])}")
-    for name, runs in record["students"].items():
-        for index, point in enumerate(runs[0]["curve"]):
-            fds = [run["curve"][index]["fd"] for run in runs]
-            print(f"{name} {point['steps']:5} {summary([fd / floor for fd in fds])}")
-
-
-def columns(runs: list[dict], real: dict) -> Iterator[str]:
-    """Yield the scores, as they come and in black and white, and the seconds."""
-    for kind in ("scores", "binary"):
-        for measure, unit in (("fd", real[kind]["fd"]), ("precision", 1), ("recall", 1)):
-            yield f"{measure} {summary([run[kind][measure] / unit for run in runs])}"
-    for key in ("train", "draw"):
-        yield f"{key} {summary([run[key] for run in runs])} s"
 
 
 def summary(values: list[float]) -> str:
