@@ -30,6 +30,7 @@ STARTS = ('record = records.load("small")', "begun = {}", "assert fine.max()")
 TESTED = (*STARTS, "corrected = records.holm", "assert corrected[name]")
 VAE = ("MEASURES = ", "def lead", "assert max(gan_fds) < min(vae_fds) / 4")
 BETA = (*VAE, "beta_runs = ", 'assert min(in_use["0.25"])')
+STACKED = ('thousand = records.load("stacked")', "of_hinge = found")
 PLANE = ("ring, grid = ", 'record = records.load("plane")', "lost = [count < 4")
 SPEED = ('record = records.load("speed")', "gains = {}", "exact = {")
 GANS = ("runs", "GAN"), ("runs", "VAE")
@@ -106,6 +107,15 @@ CLAIMS = {  # notebook, record, how the cells that are run can be told, and the 
     "hinge with spectral norm loses modes": (
         "improve/mode-collapse", "plane", PLANE,
         of_ring("hinge", "spectral norm"), of_ring("hinge", "none"),
+    ),
+    "a small pair with R1 and R2 finds more of 1,000 modes than was published": (
+        "improve/mode-collapse", "stacked", STACKED,
+        ("tables", "a half", "relativistic, R1 + R2"), ("tables", "a half", "PacGAN 3"),
+    ),
+    "with the smaller D spectral norm keeps fewer of 1,000 modes than R1": (
+        "improve/mode-collapse", "stacked", STACKED,
+        ("tables", "a quarter", "hinge, spectral norm"),
+        ("tables", "a quarter", "non-saturating, R1"),
     ),
     "with labels permuted obedience is at chance, and FD larger": (
         "improve/conditional", "conditional",
