@@ -125,6 +125,13 @@ class SmallDiscriminator(networks.Discriminator):
         return torch.cat([super(SmallDiscriminator, self).forward(part) for part in parts])
 
 
+def configure(method: str, steps: int) -> training.TrainConfig:
+    """Return how a method trains the small networks."""
+    settings = METHODS[method]
+    batch_size = BATCH * settings.get("pack", 1)
+    return replace(settings["config"], steps=steps, batch_size=batch_size)
+
+
 def run_small(
     width: int,
     config: training.TrainConfig,
@@ -134,7 +141,7 @@ def run_small(
     norm: str = "",
 ) -> dict:
     """Train the small networks; return modes, divergences and seconds."""
-    config = replace(config, batch_size=BATCH * pack, seed=seed)
+    config = replace(config, seed=seed)
     with runtime.seeded(seed):
         G, D = SmallGenerator(), SmallDiscriminator(width, pack, norm)
         if norm == "batch":
@@ -174,7 +181,7 @@ def main(
     small = {}
     for size, width in SIZES.items():
         for method, settings in METHODS.items():
-            changes = {"width": width, "config": replace(settings["config"], steps=steps)}
+            changes = {"width": width, "config": configure(method, steps)}
             small[size, method] = settings | changes | {"samples": samples}
     pair = replace(PAIR, steps=pair_steps)
     seeds = range(first_seed, first_seed + seeds)
@@ -185,7 +192,7 @@ def main(
     tables["our own pair"] = sweep(run_pair, own, seeds, DEVICE)
     evaluator = metrics.StackEvaluator(DEVICE)
     record = {
-        "methods": {name: asdict(settings["config"]) for name, settings in METHODS.items()},
+        "methods": {name: asdict(configure(name, steps)) for name in METHODS},
         "pair": asdict(pair),
         "steps": steps,
         "seeds": list(seeds),
