@@ -67,7 +67,7 @@ CLAIMS = {  # notebook, record, how the cells that are run can be told, and the 
         of_recipe("spectral norm, hinge"), of_recipe("learning rates, no momentum"),
     ),
     "with labels all seeds lie below all before": (
-        "improve/recipe", "recipe", RECIPE, of_recipe("larger batch, bf16"), of_recipe("labels")
+        "improve/recipe", "recipe", RECIPE, of_recipe("larger batch"), of_recipe("labels")
     ),
     "on fashion the relativistic pair is nearer": (
         "improve/recipe", "choice", CHOICE, ("runs", 2, "curves"), ("runs", 3, "curves")
