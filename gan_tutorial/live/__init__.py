@@ -130,8 +130,8 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
 def game() -> Explorer:
     """Return the minimax game on a line: move q over p, and D*, V and JS follow."""
     hint = (
-        "Drag the orange bell over the grey one and widen it by its slider, until σ(D*) is level at "
-        "one half. Or let G learn. Then move it away, and give D another logit than the best: "
+        "Drag the orange bell over the grey one and widen it by its slider, until σ(D*) is level "
+        "at one half. Or let G learn. Then move it away, and give D another logit than the best: "
         "V(D, G) falls below V(D*, G)."
     )
     alt = (
