@@ -3,7 +3,8 @@
 - **Few digits.** A classifier learns from ten digits of each class: from these alone, with random
   shifts and turns, and with generated digits in half of each batch. The generator has seen the
   same hundred digits, or it is the bundled one, which has seen all 8,000 and so leaks what the
-  hundred do not tell. Accuracy on the held-out digits, over draws of the hundred.
+  hundred do not tell. Without the hundred, as many samples of the bundled one as there are digits,
+  and the 8,000 digits themselves. Accuracy on the held-out digits, over draws of the hundred.
 - **Odd articles.** A pair learns articles of clothing without two of the ten classes. D's logit and
   the error of an inverted G must then tell these two from held-out articles of the other eight; so
   must a normal density, principal components, and the nearest training image.
@@ -59,6 +60,8 @@ def classify(recipe: recipes.Recipe, seed: int, validate: bool = False) -> dict[
     own = at_work.labelled_samples(fit(replace(recipe, seed=seed), few).G_ema, few.classes)
     bundled, _ = checkpoints.load_generator("digits")
     leak = at_work.labelled_samples(bundled, few.classes)
+    every = data.load_images("digits")
+    drawn = at_work.labelled_samples(bundled, few.classes, len(every))
     ways = {
         "nothing": {},
         "augmentation": {"distort": True},
@@ -66,12 +69,14 @@ def classify(recipe: recipes.Recipe, seed: int, validate: bool = False) -> dict[
         "both": {"extra": own, "distort": True},
         "GAN of all": {"extra": leak},
         "GAN of all, augmentation": {"extra": leak, "distort": True},
+        "GAN of all, alone": {"few": drawn},
+        "8,000 real, alone": {"few": every},
     }
     if validate:
         ways = {name: ways[name] for name in ("GAN of the 100", "both")}
     accuracy = {}
     for name, options in ways.items():
-        classifier = at_work.train_classifier(few, seed=seed, **options)
+        classifier = at_work.train_classifier(**{"few": few} | options, seed=seed)
         _, predicted = classifier.extract(test.images)
         accuracy[name] = (predicted == test.labels).double().mean().item()
     return accuracy
