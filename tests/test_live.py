@@ -930,6 +930,54 @@ def test_the_trainer_shows_what_is_ticked(desktop):
         desktop.page.keyboard.press("Space")
 
 
+def test_the_trainer_shows_the_field_of_one_d(desktop):
+    trainer = desktop.explorer("trainer")
+    trainer.evaluate(
+        """root => {  // every field that is painted, and D's weights then
+            globalThis.painted = [];
+            const context = CanvasRenderingContext2D.prototype, put = context.putImageData;
+            globalThis.restore = () => { context.putImageData = put; };
+            context.putImageData = function (image, ...place) {
+                const weights = root.explorer.training.D.parameters.map(({ value }) => [...value]);
+                painted.push({ side: image.width, data: [...image.data], weights });
+                return put.call(this, image, ...place);
+            };
+        }"""
+    )
+    trainer.get_by_role("button", name="Play").click()
+    desktop.page.wait_for_function(
+        "root => root.explorer.training.step >= 60", arg=trainer.element_handle()
+    )
+    trainer.get_by_role("button", name="Pause").click()
+    shown, matched, mixed = trainer.evaluate(
+        """root => {
+            restore();
+            const { training } = root.explorer, judge = training.likeD(), side = painted[0].side;
+            const places = Float32Array.from({ length: 2 * side * side }, (_, i) => {
+                const cell = i >> 1, at = i % 2 ? cell / side | 0 : cell % side;
+                const place = (((at + 0.5) / side) * 2 - 1) * training.data.reach;
+                return i % 2 ? -place : place;
+            });
+            const opacities = ({ data }) => data.filter((_, i) => i % 4 === 3);
+            const fields = painted.map(({ weights }) => {
+                judge.parameters.forEach(({ value }, i) => value.set(weights[i]));
+                const logits = judge.forward(places);
+                const largest = Math.max(0.1, ...logits.map(Math.abs));
+                return [...logits].map((o) => 175 * Math.abs(Math.tanh((2.5 * o) / largest)));
+            });
+            const of_one = (field) =>
+                fields.some((other) => field.every((x, i) => Math.abs(x - other[i]) < 1.1));
+            const all = painted.slice(8).map(opacities), half = (side * side) / 2;
+            const distinct = all.filter((x, i) => i && x.join() !== all[i - 1].join());
+            const mixture = [...distinct[0].slice(0, half), ...distinct.at(-1).slice(half)];
+            return [distinct.length, all.every(of_one), of_one(mixture)];
+        }"""
+    )
+    assert shown >= 3
+    assert matched
+    assert not mixed  # so the comparison can fail
+
+
 def test_the_trainer_takes_its_settings(desktop):
     trainer = desktop.explorer("trainer")
     trainer.locator("details").evaluate("box => { box.open = true; }")
