@@ -46,6 +46,7 @@ GAME = replace(GAN, lr_G=3e-3, lr_D=3e-3)  # of the flow in one step against a n
 DRAWN = 16  # steps of Euler's method by which the flow is judged, beside the curve
 EULER, HEUN = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 COUNT = 2000  # images that are scored
+DRAWS = 20  # of real images for the floors, as metrics.Evaluator has
 STOPS = 6  # of a game, at which FD is measured
 
 Run = tuple[Iterator[training.Log], nn.Module]  # the logs of a training, and what will draw
@@ -183,12 +184,14 @@ def play(velocity: flow.VelocityNet, recipe: recipes.Recipe) -> dict:
 
 
 def score_real_digits() -> dict[str, dict[str, float]]:
-    """Return the floors: the mean scores of four times as many training digits, none twice."""
-    digits = data.load_images("digits").images
-    quarters = [digits[start : start + COUNT] for start in range(0, 4 * COUNT, COUNT)]
-    floors = {}
+    """Return the floors: the mean scores of as many training digits, over the usual draws."""
+    digits, floors = data.load_images("digits").images, {}
+    orders = [
+        torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
+        for seed in range(DRAWS)
+    ]
     for name, binary in (("scores", False), ("binary", True)):
-        found = [score(quarter, binary) for quarter in quarters]
+        found = [score(digits[order[:COUNT]], binary) for order in orders]
         floors[name] = {key: statistics.fmean(one[key] for one in found) for key in found[0]}
     return floors
 

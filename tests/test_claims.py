@@ -35,6 +35,8 @@ PLANE = ("ring, grid = ", 'record = records.load("plane")', "lost = [count < 4")
 SPEED = ('record = records.load("speed")', "gains = {}", "exact = {")
 GANS = ("runs", "GAN"), ("runs", "VAE")
 FLOW = ("unit, runs = record", "KEYS = (")
+TIME = (*FLOW, 'assert falls["flow"]')
+GAME = ("unit, runs = record", 'students, games = record["students"]', "after, alone, longer = (")
 ENLARGER = ('record = records.load("enlarger")', 'assert max(error["squared"])')
 FEW = ("def p_value", "questions = {", 'assert corrected["augmentation, nothing"]')
 ODD = ("areas = {}", 'logit, nearest = mean["D')
@@ -128,6 +130,24 @@ CLAIMS = {  # notebook, record, how the cells that are run can be told, and the 
     "the flow has more recall than a VAE": (
         "beyond/flow", "flow", FLOW,
         ("runs", "flow", EACH, "scores"), ("runs", "VAE", EACH, "scores"),
+    ),
+    "the flow gains most by time": (
+        "beyond/flow", "flow", TIME, ("quarter", "flow"), ("quarter", "VAE")
+    ),
+    "a game after a flow is ahead of as many steps from nothing": (
+        "beyond/flow", "flow", GAME, ("students", "flow, then game"), ("students", "game alone")
+    ),
+    "real digits alone teach more than as many samples": (
+        "beyond/at-work", "at_work", FEW,
+        ("classify", EACH, "8,000 real, alone"), ("classify", EACH, "GAN of all, alone"),
+    ),
+    "the network without noise is nearer to the truth": (
+        "beyond/enlarger", "enlarger", (ENLARGER[0], 'silent, noisy = ('),
+        ("sets", "digits", "runs", "adversarial"), ("sets", "digits", "runs", "no noise"),
+    ),
+    "a hundredth of adversarial loss makes fewer misread digits": (
+        "beyond/enlarger", "enlarger", (ENLARGER[0], "stands = {"),
+        ("sets", "digits", "runs", "squared"), ("sets", "digits", "runs", "a = 0.01"),
     ),
     "a twentieth of adversarial loss lowers FD for a little error": (
         "beyond/enlarger", "enlarger", ENLARGER,
