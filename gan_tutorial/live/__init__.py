@@ -114,9 +114,9 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
     else:
         still = "trainer-film"
         hint = (
-            "Press Play, and follow the clump of samples. Then choose the preset “cured”: D learns "
-            "as fast as G, without momentum. Or keep the slow D, and try packs or a penalty, which "
-            "are among the settings."
+            "Press Play, and follow the clump of samples; at times it leaves the picture. Then "
+            "choose the preset “cured”: D learns as fast as G, without momentum. Or keep the slow "
+            "D, and try packs or a penalty, which are among the settings."
         )
         alt = (
             "A GAN whose D learns at a tenth of G's rate. All samples lie in one clump at one of "

@@ -79,15 +79,23 @@ ganLive.classes = (() => {
     function ask(which) {
       state.digit = which;
       // a mixture with itself would show nothing
-      if (!state.share && state.towards === which)
+      if (state.towards === which)
         towards.value = String(state.towards = (which + 1) % classes);
+      [...towards.select.options].forEach((option, i) => (option.disabled = i === which));
       buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(i === which)));
       drawSamples();
     }
 
     function choose(which) {
-      state.style = Math.max(0, Math.min(SAMPLES - 1, which));
+      state.style = which;
+      status.textContent = `All ten digits share z number ${which + 1} of ${SAMPLES}.`;
       drawFaces();
+    }
+
+    function move(right, up) {
+      const which = state.style + right - columns * up;
+      if (which < 0 || which >= SAMPLES) return false;
+      return choose(which);
     }
 
     const limit = slider(
@@ -116,11 +124,12 @@ ganLive.classes = (() => {
     );
 
     gallery.node.addEventListener("pointerdown", (event) => choose(gallery.at(event)));
-    onArrows(gallery.node, (right, up) => choose(state.style + right - columns * up));
+    onArrows(gallery.node, move);
+    const status = element("p", { class: "gan-live-caption", role: "status" });
 
     function start() {
       ask(state.digit);
-      drawFaces();
+      choose(state.style);
     }
 
     root.append(
@@ -129,6 +138,7 @@ ganLive.classes = (() => {
       element("p", { class: "gan-live-caption" },
         "Twelve z for the chosen digit; click one to give its z to all ten"),
       gallery.node,
+      status,
       element("div", { class: "gan-live-columns gan-live-below" },
         element("div", { class: "gan-live-side" }, limit.node, share.node, towards.node),
         element("div", { class: "gan-live-side" }, numbers.node,

@@ -100,7 +100,7 @@ ganLive.directions = (() => {
       root,
       { label: "Mean change of the ten images, in standard deviations", ratio: 2.4 },
       (context, width, height, colour) => {
-        const box = { left: 4, top: 22, width: width - 12, height: height - 62 };
+        const box = { left: 12, top: 22, width: width - 24, height: height - 62 };
         const { toX } = axes(context, colour, box, {
           x: [-4, 4], y: [0, 2], xTicks: [-4, -2, 0, 2, 4],
           xLabel: "standard deviations", title: "mean change of the ten images",

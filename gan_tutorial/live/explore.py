@@ -135,8 +135,8 @@ def latent(G: Generator) -> Explorer:
     """
     hint = (
         "Walk from a to b. In the middle of the line z is short, and on average the image is "
-        "paler: try several ends. Then lower the limit c: the samples grow alike, and their z "
-        "short. Stretch z again, and see what is left of that."
+        "paler: try several ends. Then lower the limit c: the samples grow alike and fade to "
+        "black, as their z grow short. Stretch z again, and see what is left of that."
     )
     alt = (
         "Two rows of nine threes, by the generator that comes with the book, lead from one "

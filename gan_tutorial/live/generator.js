@@ -166,11 +166,12 @@ ganLive.generator = (() => {
     };
   }
 
-  // Images in rows on one canvas: set(place, image) draws one, frame(place) puts a frame around it.
+  // Images in rows on one canvas: set(place, image) draws one, frame(place) puts a frame around it,
+  // in the colour tones[row].
   // above() draws on top of all.
   function sheet(
     root,
-    { columns, rows = 1, side, label, gap = 2, interactive = false, above = () => {} },
+    { columns, rows = 1, side, label, gap = 2, interactive = false, above = () => {}, tones = [] },
   ) {
     const tiles = Array.from({ length: columns * rows }, () => null);
     const framed = new Set();
@@ -183,7 +184,7 @@ ganLive.generator = (() => {
           const [x, y] = [(i % columns) * w, Math.floor(i / columns) * h];
           if (tile) context.drawImage(tile, x + gap / 2, y + gap / 2, w - gap, h - gap);
           if (!framed.has(i)) return;
-          context.strokeStyle = colour.orange;
+          context.strokeStyle = colour[tones[Math.floor(i / columns)] ?? "orange"];
           context.lineWidth = 3;
           context.strokeRect(x + 1.5, y + 1.5, w - 3, h - 3);
         });

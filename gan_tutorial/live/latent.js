@@ -38,9 +38,8 @@ ganLive.latent = (() => {
       label: "The image at t: on the straight line to the left, on the arc to the right",
     });
     const way = sheet(root, {
-      columns: STOPS, rows: 2, side: packed.side, interactive: true,
-      label: "Nine images from a to b: the straight line above, the arc below. " +
-        "Left and right arrow keys move t.",
+      columns: STOPS, rows: 2, side: packed.side, interactive: true, tones: Object.values(TONES),
+      label: "",
     });
     const columns = root.clientWidth < 480 ? 5 : 10;
     const gallery = sheet(root, {
@@ -84,6 +83,8 @@ ganLive.latent = (() => {
       });
       const nearest = Math.round(state.t * (STOPS - 1));
       way.frame(nearest, nearest + STOPS);
+      way.node.setAttribute("aria-label", "Nine images from a to b: the straight line above, the " +
+        `arc below. Left and right arrow keys move t; it is ${rounded(state.t)}.`);
       way.redraw();
       lengths.redraw();
     }
@@ -168,7 +169,8 @@ ganLive.latent = (() => {
     };
     way.node.style.touchAction = "pan-y";
     for (const type of ["pointerdown", "pointermove"]) way.node.addEventListener(type, drag);
-    onArrows(way.node, (right) => moveTo(Math.round(100 * (state.t + 0.05 * right)) / 100));
+    onArrows(way.node, (right) =>
+      right !== 0 && moveTo(Math.round(100 * (state.t + 0.05 * right)) / 100));
 
     root.append(
       element("div", { class: "gan-live-bar" },

@@ -35,6 +35,11 @@ ganLive.losses = (() => {
     const { axes, clip, line, dot, rounded } = ganLive.page;
     const state = { side: "g", logit, other: 0, shown: new Set(Object.keys(LOOKS)) };
     const digits = (x) => rounded(x, 3);
+    // Two pairs of curves coincide: dashes are drawn last, so they lie on a line.
+    const inOrder = () =>
+      Object.keys(LOOKS)
+        .filter((name) => state.shown.has(name))
+        .sort((one, other) => LOOKS[one][1].length - LOOKS[other][1].length);
 
     function panel(which, title, y, yTicks) {
       return canvas(
@@ -57,10 +62,9 @@ ganLive.losses = (() => {
           context.strokeStyle = colour.ink;
           context.lineWidth = 1;
           line(context, [[toX(state.logit), box.top], [toX(state.logit), box.top + box.height]]);
-          for (const name of state.shown) {
+          for (const name of inOrder()) {
             const [tone, dashes] = LOOKS[name];
             context.strokeStyle = context.fillStyle = colour[tone];
-            // two pairs of curves coincide: dashes lie on a line
             context.lineWidth = dashes.length ? 2.2 : 3;
             context.setLineDash(dashes);
             const points = [];
@@ -76,7 +80,7 @@ ganLive.losses = (() => {
           }
           context.restore();
           context.setLineDash([]);
-          for (const name of state.shown) {
+          for (const name of inOrder()) {
             // an arrowhead at the edge, where the dot lies outside
             const value = evaluate(name, state.side, state.logit, state.other)[which];
             if (value >= y[0] && value <= y[1]) continue;

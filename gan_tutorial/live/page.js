@@ -231,13 +231,12 @@ ganLive.page = (() => {
   const numbered = (count) =>
     Object.fromEntries(Array.from({ length: count }, (_, i) => [i, `${i}`]));
 
-  // move(right, up) is called with 1, 0 or -1 for each of the arrow keys.
+  // move(right, up) is called with 1, 0 or -1 for each of the arrow keys; if it returns false, the
+  // key is the page's.
   function onArrows(node, move) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     node.addEventListener("keydown", (event) => {
-      if (!steps[event.key]) return;
-      event.preventDefault();
-      move(...steps[event.key]);
+      if (steps[event.key] && move(...steps[event.key]) !== false) event.preventDefault();
     });
   }
 

@@ -281,7 +281,7 @@ ganLive.trainer = (() => {
   function explore(root, { preset = "first", data = "ring" } = {}) {
     const {
       element, button, slider, choice, check, readout, canvas, axes, clip, line, dot, arrow, clock,
-      calm,
+      calm, rounded,
     } = ganLive.page;
     const recipe = { ...PRESETS[preset], data };
     const shown = {
@@ -315,6 +315,7 @@ ganLive.trainer = (() => {
     }
 
     function refer() {
+      floor = NaN;
       if (!training.data.centres.length) return;
       reference = histogram(sample(training.data, 20000, uniforms(9)), training.data.reach);
       floor = jensenShannon(
@@ -365,9 +366,12 @@ ganLive.trainer = (() => {
       }
     }
 
-    function measure() {
+    function measure(remember = true) {
       const samples = shownG().forward(latents.measured);
+      const number = (x) => (Number.isFinite(x) ? x.toFixed(3) : "–");
       if (!samples.every(Number.isFinite)) {
+        const unknown = { modes: "–", quality: "–", js: "–", d: "–", g: "–" };
+        numbers.show({ step: String(training.step), ...unknown });
         return stop(
           "The game has diverged: a number overflowed. Lower the learning rates, and reset.",
         );
@@ -376,10 +380,9 @@ ganLive.trainer = (() => {
       const { covered, quality } = modeReport(samples, training.data);
       const js = known ? jensenShannon(histogram(samples, training.data.reach), reference) : NaN;
       const { step, dLoss, gLoss } = training;
-      if (step) history.push({ step, js, dLoss, gLoss });
+      if (step && remember) history.push({ step, js, dLoss, gLoss });
       if (history.length > 400) history = history.filter((_, i) => i % 2);
       const modes = training.data.count > 1 ? `${covered} of ${training.data.count}` : "not known";
-      const number = (x) => (Number.isFinite(x) ? x.toFixed(3) : "–");
       numbers.show({
         step: String(step),
         modes,
@@ -499,9 +502,14 @@ ganLive.trainer = (() => {
       return measure();
     }
 
+    function turnOn(on) {
+      playing = on;
+      play.textContent = on ? "Pause" : "Play";
+      for (const single of singles) single.disabled = on;
+    }
+
     function stop(text) {
-      playing = false;
-      play.textContent = "Play";
+      turnOn(false);
       say(text);
     }
 
@@ -522,8 +530,7 @@ ganLive.trainer = (() => {
         return stop(`Paused after step ${training.step}.`);
       }
       if (!training.data.centres.length) return say("Draw some points first.");
-      playing = true;
-      play.textContent = "Pause";
+      turnOn(true);
       sayWhat();
       wait = 0;
       ticker.start();
@@ -544,6 +551,7 @@ ganLive.trainer = (() => {
     function redata() {
       training.data = DATA.draw(drawn);
       refer();
+      measure(false);
       plot.redraw();
     }
 
@@ -600,7 +608,7 @@ ganLive.trainer = (() => {
       return canvas(root, { label: describe, ratio: 2.1 }, (context, width, height, colour) => {
         const last = Math.max(history.at(-1)?.step ?? 0, 100),
           y = bounds();
-        const place = { left: 40, top: 20, width: width - 50, height: height - 44 };
+        const place = { left: 46, top: 20, width: width - 56, height: height - 44 };
         const { toX, toY } = axes(context, colour, place, {
           x: [0, last], y: [y[0], y[1]], xTicks: [0, last], yTicks: y.slice(2), title: name,
         });
@@ -618,8 +626,11 @@ ganLive.trainer = (() => {
       });
     }
 
+    const short = (x) =>
+      Math.abs(x) < 1000 ? rounded(x, 1) : x.toExponential(1).replace("+", "").replace("-", "−");
+
     const divergence = chart(
-      "JS divergence (dashed: real data)",
+      "JS (dashed: real data)",
       "The Jensen-Shannon divergence over the steps; its value stands above.",
       [
         [(entry) => entry.js, "blue", []],
@@ -628,7 +639,7 @@ ganLive.trainer = (() => {
       () => [0, 0.72, 0, [Math.LN2, "log 2"]],
     );
     const losses = chart(
-      "losses: D purple, G orange (dashed)",
+      "D purple, G orange (dashed)",
       "The losses of D and of G over the steps; their values stand above.",
       [
         [(entry) => entry.dLoss, "purple", []],
@@ -639,7 +650,7 @@ ganLive.trainer = (() => {
           .flatMap(({ dLoss, gLoss }) => [dLoss, gLoss])
           .filter(Number.isFinite);
         const [low, high] = [Math.min(0, ...values), Math.max(1.5, ...values)];
-        return [low, high * 1.05, Math.round(10 * low) / 10, Math.round(10 * high) / 10];
+        return [low, high * 1.05, [low, short(low)], [high, short(high)]];
       },
     );
 
@@ -775,10 +786,12 @@ ganLive.trainer = (() => {
     const speed = choice("speed", { full: "full", slow: "slow motion" }, "full", (value) => {
       slow = value === "slow";
       wait = 0;
+      layers.average.input.disabled = slow;
       if (!slow) restore();
       if (playing) sayWhat();
     });
     const play = button("Play", toggle, { class: "gan-live-main" });
+    const singles = ["D", "G"].map((player) => button(`Step of ${player}`, () => takeTurn(player)));
     const clear = button("Clear", () => {
       drawn = [];
       redata();
@@ -792,8 +805,7 @@ ganLive.trainer = (() => {
         "div",
         { class: "gan-live-bar" },
         play,
-        button("Step of D", () => playing || takeTurn("D")),
-        button("Step of G", () => playing || takeTurn("G")),
+        ...singles,
         button("Reset", begin),
         clear,
         speed.node,
@@ -817,7 +829,7 @@ ganLive.trainer = (() => {
             "p",
             { class: "gan-live-caption" },
             "D’s field: purple where D says “real”, orange where it says “generated”, strongest " +
-              "where it is surest",
+              "at its largest logit now",
           ),
         ),
         element("div", { class: "gan-live-side" }, numbers.node, divergence.node, losses.node),
