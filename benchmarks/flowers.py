@@ -57,8 +57,9 @@ def run(recipe: recipes.Recipe, every: int, seed: int) -> list[tuple[int, dict]]
     state, curve = recipe.init(DEVICE), []
     for log in training.train(state, images, recipe):
         if log.step % every == 0 or log.step == recipe.steps:
-            samples = sampling.generate(state.G_ema, COUNT, seed=1)
-            curve.append((log.step, judge(samples, sampling.labels(state.G_ema, COUNT))))
+            G = sampling.recalibrate_batchnorm(state.G_ema)
+            samples = sampling.generate(G, COUNT, seed=1)
+            curve.append((log.step, judge(samples, sampling.labels(G, COUNT))))
     return curve
 
 
