@@ -946,7 +946,7 @@ def test_the_trainer_shows_the_field_of_one_d(desktop):
     )
     trainer.get_by_role("button", name="Play").click()
     desktop.page.wait_for_function(
-        "root => root.explorer.training.step >= 60", arg=trainer.element_handle()
+        "new Set(painted.slice(8).map(({ data }) => data.join())).size >= 4"
     )
     trainer.get_by_role("button", name="Pause").click()
     shown, matched, mixed = trainer.evaluate(
@@ -1294,6 +1294,9 @@ def test_the_classes_by_keys_and_by_mouse(desktop):
     whole = drawn(classes)
     classes.get_by_role("button", name="8", exact=True).click()
     assert drawn(classes) == whole
+    assert state(classes, "[e.state.share, e.state.towards]") == [0, 9]  # not with itself
+    press(classes, gallery, "ArrowRight")
+    assert "z number 2 of 12" in classes.locator("[role=status]").inner_text()
     press(classes, classes.get_by_role("button", name="Another twelve"), "Enter")
     press(classes, classes.get_by_role("button", name="Reset"), "Enter")
     assert state(classes, "[e.state.digit, e.state.share, e.state.limit]") == [3, 0, 3.5]

@@ -194,6 +194,7 @@ def gan_flowers(steps: int, folder: Path) -> None:
     images, state = data.load_images("flowers", size=recipe.shape[-1]), recipe.init()
     for _ in tqdm(training.train(state, images, recipe), total=steps):
         pass
+    state.G_ema = sampling.recalibrate_batchnorm(state.G_ema)
     settings = {"data": "flowers", "recipe": asdict(recipe)}
     checkpoints.save_networks(state, folder / "flowers-gan.safetensors", settings)
     G, _ = checkpoints.load_generator(folder / "flowers-gan.safetensors")

@@ -78,9 +78,11 @@ ganLive.classes = (() => {
 
     function ask(which) {
       state.digit = which;
-      // a mixture with itself would show nothing
-      if (state.towards === which)
+      if (state.towards === which) {
+        // a mixture with itself would show nothing
         towards.value = String(state.towards = (which + 1) % classes);
+        share.value = state.share = 0;
+      }
       [...towards.select.options].forEach((option, i) => (option.disabled = i === which));
       buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(i === which)));
       drawSamples();
