@@ -41,10 +41,11 @@ RATES = (0.01, 0.001)  # of false alarms
 
 
 def fit(recipe: recipes.Recipe, images: data.ImageSet) -> training.TrainState:
-    """Train to the end; return the state."""
+    """Train to the end; return the state, with BatchNorm statistics for the average of G."""
     state = recipe.init(DEVICE)
     for _ in training.train(state, images, recipe):
         pass
+    state.G_ema = sampling.recalibrate_batchnorm(state.G_ema)
     return state
 
 
