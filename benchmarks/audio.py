@@ -47,7 +47,8 @@ def run(shuffle: int, steps: int, seed: int) -> dict[str, float]:
     state = training.TrainState.init(G, D, config, DEVICE)
     for _ in training.train(state, audio.plucked_strings(), config):
         pass
-    return evaluate(sampling.generate(state.G_ema, 1000, seed=100 + seed))
+    G = sampling.recalibrate_batchnorm(state.G_ema)
+    return evaluate(sampling.generate(G, 1000, seed=100 + seed))
 
 
 def main(

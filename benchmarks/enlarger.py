@@ -92,11 +92,11 @@ def judge_of(name: str) -> Judge:
 def run(config: enlarger.EnlargerConfig, name: str, seed: int) -> dict:
     """Train an enlarger; return what was measured."""
     config, judge = replace(config, seed=seed), judge_of(name)
-    train = data.load_images(name)
-    state = config.init(train.shape, DEVICE)
-    for _ in enlarger.train(state, enlarger.Pairs(train), config):
+    pairs = enlarger.Pairs(data.load_images(name))
+    state = config.init(pairs.shape, DEVICE)
+    for _ in enlarger.train(state, pairs, config):
         pass
-    G = state.G_ema
+    G = enlarger.recalibrate_batchnorm(state.G_ema, pairs)
     return judge.measure(enlarger.enlarge(G, judge.small)) | judge.measure_noise(G)
 
 

@@ -8,7 +8,8 @@ of both is measured; then each trains for as many steps as fit into the time, ov
 Samples, reconstructions and points halfway between two images are scored against the held-out
 digits. Samples of the VAE are its means, and pixels sampled around them. Samples and
 reconstructions are scored once more after all images, real ones too, were made black and white, so
-that blur does not count. VAEs with another beta show how the code fills and empties.
+that blur does not count. VAEs with another beta show how the code fills and empties. Each average
+of weights is judged with the BatchNorm statistics of its own samples.
 """
 
 import statistics
@@ -88,7 +89,7 @@ def finish(logs: Iterator[training.Log], G: nn.Module, steps: int) -> dict[str, 
     early = {"step": round(EARLY * steps)}
     for log in logs:
         if log.step == early["step"]:
-            early |= score(sampling.generate(G, COUNT, seed=1))
+            early |= score(sampling.generate(sampling.recalibrate_batchnorm(G), COUNT, seed=1))
     return early
 
 
@@ -108,7 +109,7 @@ def run_gan(recipe: recipes.Recipe, seed: int) -> dict:
     state = recipe.init(DEVICE)
     logs = training.train(state, data.load_images("digits"), recipe)
     early = finish(logs, state.G_ema, recipe.steps)
-    G = state.G_ema
+    G = sampling.recalibrate_batchnorm(state.G_ema)
     few = data.load_images("digits", "test").subset(slice(FEW))
     inversion = interpretability.invert(G, few.images, few.labels, starts=4, steps=100)
     return score_samples(G) | {
@@ -123,7 +124,8 @@ def run_vae(config: vae.VAEConfig, seed: int) -> dict:
     train, test = (data.load_images("digits", split) for split in data.SPLITS)
     state = vae.VAEState.init(GAN, config, DEVICE)
     early = finish(vae.train(state, train, config), state.average.decoder, config.steps)
-    model, decoder = state.average, state.average.decoder
+    model = state.average
+    model.decoder = decoder = sampling.recalibrate_batchnorm(model.decoder)
 
     def encode(images: data.ImageSet) -> vae.Gaussian:
         return vae.encode(model, images.images, images.labels)
@@ -164,7 +166,7 @@ def score_real_digits() -> dict:
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Training time of each run.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="Training time of each run.")] = 60.0,
     seeds: Annotated[int, typer.Option(help="Runs of each kind.", min=1)] = 5,
     out: Out = records.FOLDER / "vae.json",
 ) -> None:

@@ -1,6 +1,7 @@
 """Samples of a trained generator, paths between them, and the training images nearest to them."""
 
 import copy
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -85,12 +86,20 @@ def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: in
 
 @torch.no_grad()
 def recalibrate_batchnorm(
-    G: nn.Module, batches: int = 50, batch_size: int = 100, seed: int = 10_000
+    G: nn.Module,
+    batches: int = 50,
+    batch_size: int = 100,
+    seed: int = 10_000,
+    inputs: Iterable[tuple[Tensor, ...]] | None = None,
 ) -> nn.Module:
-    """Return a copy of G whose BatchNorm statistics are those of its own samples.
+    """Return a copy of G, in evaluation mode, with the BatchNorm statistics of its own samples.
 
     An average of weights, such as G_ema, has no statistics of its own until it has been run; here
-    they are the mean over some batches, of all classes in turn.
+    they are the mean over some batches.
+
+    Args:
+        inputs: the batches, each a tuple of all that G takes; by default ``batches`` batches of z,
+            with all classes in turn if G has classes.
     """
     G = copy.deepcopy(G).train()
     device = next(G.parameters()).device
@@ -98,11 +107,19 @@ def recalibrate_batchnorm(
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches that follow
-    inputs = [labels(G, batch_size)] if getattr(G, "classes", 0) else []
+    for batch in inputs or _batches(G, batches, batch_size, seed):
+        G(*(x.to(device) for x in batch))
+    return G.eval()
+
+
+def _batches(
+    G: nn.Module, batches: int, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield batches of z and, if G has classes, labels."""
+    asked = labels(G, batch_size)
     for index in range(batches):
         z = latents(batch_size, G.latent_dim, seed + index)
-        G(*(x.to(device) for x in (z, *inputs)))
-    return G.eval()
+        yield (z,) if asked is None else (z, asked)
 
 
 def lerp(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -107,7 +107,8 @@ class TrainState:
         D: the discriminator, in training mode: ``D(samples, labels)``, without BatchNorm, since
             real and generated samples share one pass.
         G_ema: a copy of G in evaluation mode, whose parameters are the moving average of G's, and
-            whose buffers are G's: the one to sample from.
+            whose buffers are G's: the one to sample from, with BatchNorm once
+            ``sampling.recalibrate_batchnorm`` has given it statistics of its own.
         opt_G, opt_D: their optimisers.
         step: the number of steps done.
     """

@@ -168,6 +168,14 @@ def test_recalibrated_statistics_are_means_over_generated_batches(generator):
     assert not torch.allclose(generator.layers[2].running_var, norm.running_var), "a copy"
 
 
+def test_recalibration_from_batches_of_ones_own(generator):
+    expected = sampling.recalibrate_batchnorm(generator, batches=4, batch_size=50, seed=7)
+    batches = [(sampling.latents(50, 6, 7 + index),) for index in range(4)]
+    given = sampling.recalibrate_batchnorm(generator, inputs=iter(batches))
+    for ours, theirs in zip(given.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 # Paths
 
 

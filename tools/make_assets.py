@@ -214,6 +214,7 @@ def gan_speech(steps: int, folder: Path) -> None:
     state = training.TrainState.init(*audio.speech_networks(), config, device)
     for _ in tqdm(training.train(state, train, config), total=steps):
         pass
+    state.G_ema = sampling.recalibrate_batchnorm(state.G_ema)
     weights = {key: value.cpu() for key, value in state.G_ema.state_dict().items()}
     for key, value in weights.items():
         weights[key] = value.half() if value.is_floating_point() else value

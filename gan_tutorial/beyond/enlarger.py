@@ -228,6 +228,27 @@ def one_step(
     return {name: value.detach() for name, value in log.items()}
 
 
+def recalibrate_batchnorm(
+    G: Enlarger,
+    pairs: training.Data,
+    batches: int = 50,
+    batch_size: int = 100,
+    seed: int = 10_000,
+) -> nn.Module:
+    """Return a copy of G with BatchNorm statistics of what it makes of small images of ``pairs``.
+
+    An average of weights needs it; see ``sampling.recalibrate_batchnorm``.
+    """
+
+    def inputs() -> Iterator[tuple[Tensor, Tensor]]:
+        for index in range(batches):
+            rng = runtime.step_rng(seed, index)
+            _, small = pairs.batch(batch_size, rng)
+            yield torch.randn(batch_size, G.latent_dim, generator=rng), small
+
+    return sampling.recalibrate_batchnorm(G, inputs=inputs())
+
+
 def enlarge(G: Enlarger, small: Tensor, seed: int = 0) -> Tensor:
     """Return images (N, C, H, W), on the CPU, for small ones (N, channels, H/4, W/4).
 

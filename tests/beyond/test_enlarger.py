@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_tutorial import data, records, training
+from gan_tutorial import data, records, runtime, training
 from gan_tutorial.beyond import enlarger
 from gan_tutorial.classifier import load_classifier
 
@@ -177,6 +177,28 @@ def test_the_squared_error_falls(digits, device):
     rule = enlarger.enlarge_by_rule(enlarger.shrink(digits.images), "nearest")
     errors = [(x - digits.images).square().mean() for x in (images, rule)]
     assert errors[0] < 0.9 * errors[1]
+
+
+def test_recalibrated_statistics_are_means_over_answers_to_small_images(digits, device):
+    """The first BatchNorm follows a convolution, so its statistics are easy to compute by hand."""
+    state, pairs = CONFIG.init(SHAPE, device), enlarger.Pairs(digits)
+    G = enlarger.recalibrate_batchnorm(state.G_ema, pairs, batches=3, batch_size=40, seed=5)
+    means, variances = [], []
+    for index in range(3):
+        rng = runtime.step_rng(5, index)
+        _, small = pairs.batch(40, rng)
+        z = torch.randn(40, G.latent_dim, generator=rng)
+        inputs = torch.cat([small, z[:, :, None, None].expand(-1, -1, *small.shape[2:])], dim=1)
+        first = G.layers[0](inputs.to(device))
+        means.append(first.mean((0, 2, 3)))
+        variances.append(first.var((0, 2, 3)))
+    norm = G.layers[1]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+    expected = torch.stack(variances).mean(0)
+    torch.testing.assert_close(norm.running_var, expected, rtol=1e-4, atol=1e-5)
+    assert not G.training
+    assert norm.num_batches_tracked == 3
+    assert state.G_ema.layers[1].num_batches_tracked == 0, "a copy"
 
 
 def test_a_run_that_is_interrupted_gives_the_same_bits(digits):
