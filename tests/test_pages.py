@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route
 ROOT = Path(__file__).resolve().parent.parent
 JUPYTER_BOOK = Path(sys.executable).with_name("jupyter-book")
 TIMEOUT = 120_000  # milliseconds; for a busy machine
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 A_FILE_NAME = re.compile(r"[0-9a-f]{12,}|\.(png|svg|jpe?g|webp)$")
 
 
@@ -114,7 +114,7 @@ def wide(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterato
 
 @pytest.fixture(scope="module", params=PAGES)
 def narrow(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Visit]:
-    """Each page at 390 pixels, as on a phone."""
+    """Each page at 360 pixels, as on a small phone."""
     context = browser.new_context(viewport=NARROW, color_scheme="light", has_touch=True)
     yield visit(context, f"{site}/{request.param}.html", request.param)
     context.close()
