@@ -63,7 +63,8 @@ def train_gan(
     for log in loop:  # without a graph, which would keep one temperature
         state.G.temperature = text.schedule(log.step, steps, *temperatures)
         if log.step % (steps // 4) == 0:
-            samples = sampling.generate(state.G_ema, COUNT, seed=1000 + seed)
+            G = sampling.recalibrate_batchnorm(state.G_ema)
+            samples = sampling.generate(G, COUNT, seed=1000 + seed)
             curve.append((log.step, text.report(text.decode(samples), strings)))
     return curve
 

@@ -86,7 +86,7 @@ def strings() -> Generator:
     state = training.TrainState.init(G, D, audio.STRINGS_CONFIG)
     for _ in training.train(state, audio.plucked_strings(), audio.STRINGS_CONFIG):
         pass
-    return state.G_ema
+    return sampling.recalibrate_batchnorm(state.G_ema)
 
 
 def shape_directions() -> tuple[dict[str, Tensor], dict[str, float]]:
