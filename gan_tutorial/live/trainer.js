@@ -695,8 +695,8 @@ ganLive.trainer = (() => {
       else plot.node.removeAttribute("tabindex");
       clear.hidden = !drawing;
       layers.field.input.disabled = packed();
+      shown.average = layers.average.input.checked = wanted;
       reset();
-      restore();
       if (playing && !training.data.centres.length) toggle();
       if (packed()) say("D judges packs of samples, so it has no field in the plane.");
       else if (drawing) say("Draw with a finger, the mouse or the keys; then press Play.");
