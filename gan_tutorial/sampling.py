@@ -107,7 +107,7 @@ def recalibrate_batchnorm(
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches that follow
-    for batch in inputs or _batches(G, batches, batch_size, seed):
+    for batch in _batches(G, batches, batch_size, seed) if inputs is None else inputs:
         G(*(x.to(device) for x in batch))
     return G.eval()
 

@@ -279,7 +279,7 @@ def test_is_accessible_narrow(narrow: Visit) -> None:
 
 
 def test_the_checks_find_pale_text_and_a_button_without_a_name(browser: Browser, site: str) -> None:
-    """Controls: faults put last in a page, the second with a look that has been there before."""
+    """Controls: two faults put last in a page, and a colour that words of code share."""
     context = browser.new_context(viewport=WIDE, color_scheme="light")
     page = visit(context, f"{site}/{PAGES[1]}.html", PAGES[1]).page
     page.evaluate(

@@ -238,6 +238,9 @@ def recalibrate_batchnorm(
     """Return a copy of G with BatchNorm statistics of what it makes of small images of ``pairs``.
 
     An average of weights needs it; see ``sampling.recalibrate_batchnorm``.
+
+    Args:
+        pairs: on the CPU.
     """
 
     def inputs() -> Iterator[tuple[Tensor, Tensor]]:
