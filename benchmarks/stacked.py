@@ -17,6 +17,7 @@ losses, Adam's settings, 25,600 samples. These differ:
 - Their KL is from equal shares of the modes: our column "uniform". The column "KL" is from the
   products of the digits' shares, as the data have them.
 - They sample with the statistics of the batch, we with those of 5,000 samples.
+- The BatchNorm of their G sees each part of the packs apart, that of ours all samples at once.
 - An odd pixel of padding lies on the other side in TensorFlow's convolutions.
 
 The other rows have no BatchNorm in D, PyTorch's initial weights, packs of 1, the settings of

@@ -530,6 +530,43 @@ def test_the_page_draws_the_images_of_the_generator(numbers, name):
     assert levels.mean() < 0.05
 
 
+def test_images_that_are_drawn_side_by_side_do_not_mix(numbers):
+    z = sampling.latents(2, bundled().latent_dim).tolist()
+    alone, beside = numbers.evaluate(
+        """([packed, zs]) => {
+            const G = ganLive.generator.unpack(packed);
+            const alone = zs.map((z, i) => [...G.generate(z, i)]);
+            const works = zs.map((z, i) => G.generating(z, i)), beside = [null, null];
+            while (beside.includes(null)) {
+                for (const [i, work] of works.entries()) {
+                    const { done, value } = work.next();
+                    if (done && value) beside[i] = [...value];
+                }
+            }
+            return [alone, beside];
+        }""",
+        [explore.pack(bundled()), z],
+    )
+    assert beside == alone
+    assert alone[0] != alone[1]
+
+
+def test_what_a_network_has_returned_stays(numbers):
+    before, after, second = numbers.evaluate(
+        """() => {
+            const { mlp, uniforms } = ganLive.numbers;
+            const network = mlp([2, 8, 1], 0.2, uniforms(0)), ones = Float64Array.of(1, 1);
+            const y = network.forward(Float64Array.of(1, 2, 3, 4)), dx = network.backward(ones);
+            const before = [...y, ...dx];
+            const second = network.forward(Float64Array.of(-5, 6, 7, -8));
+            network.backward(ones);
+            return [before, [...y, ...dx], [...second]];
+        }"""
+    )
+    assert before == after
+    assert second != before[:2]
+
+
 def test_a_label_between_two_is_a_mixture_of_their_vectors(numbers):
     G = bundled()
     z, table = sampling.latents(1, G.latent_dim), G.embedding.weight

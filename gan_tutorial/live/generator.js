@@ -64,7 +64,8 @@ ganLive.generator = (() => {
         for (let i = 0; i < bias.length; i++) bias[i] += share * biases[of * bias.length + i];
       let x = Float64Array.from(z);
       for (const layer of network.layers) {
-        x = layer.forwarding ? yield* layer.forwarding(x) : layer.forward(x);
+        // a copy, since another image may be on its way through the same layers
+        x = layer.forwarding ? yield* layer.forwarding(x) : layer.forward(x).slice();
         yield;
       }
       return x;

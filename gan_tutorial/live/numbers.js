@@ -3,13 +3,21 @@
 // penalties, random numbers.
 //
 // A batch of N samples is one array, sample after sample. Like autograd, a layer remembers what its
-// backward pass needs: its input x and, for penalties, the gradient dy of its output. Numbers have
-// 64 bits, since that is how JavaScript computes.
+// backward pass needs: its input x and, for penalties, the gradient dy of its output. What a dense
+// layer or an activation returns lies in memory of its own and is good until its next call; what a
+// network returns is a copy. Numbers have 64 bits, since that is how JavaScript computes.
 globalThis.ganLive ??= {};
 
 ganLive.numbers = (() => {
   const array = (length) => new Float64Array(length);
   const ONE = Float64Array.of(1);
+
+  // Zeros in memory that an object keeps under a name: new memory for each batch would have to be
+  // collected, and a page that waits for that does not run smoothly.
+  function kept(owner, name, length) {
+    if (!(owner[name]?.length >= length)) owner[name] = array(length);
+    return owner[name].subarray(0, length).fill(0);
+  }
 
   // out (rows, columns) += A (rows, inner) · B (inner, columns); a[0] and a[1] are A's steps in
   // memory from row to row and from column to column, so that a transpose costs nothing. Blocks of
@@ -99,7 +107,8 @@ ganLive.numbers = (() => {
     }
 
     forward(x) {
-      const { inputs, outputs } = this, N = x.length / inputs, y = array(N * outputs);
+      const { inputs, outputs } = this, N = x.length / inputs;
+      const y = kept(this, "y", N * outputs);
       for (let n = 0; n < N; n++) y.set(this.b.value, n * outputs);
       this.x = x;
       addProduct(y, N, outputs, inputs, x, [inputs, 1], this.W.value, [1, inputs]);
@@ -109,7 +118,8 @@ ganLive.numbers = (() => {
     // The chain rule: dx = dy W. On the way to it, unless only dx is wanted, dW += dyᵀ x, and db +=
     // the sum of dy.
     backward(dy, train = true) {
-      const { inputs, outputs } = this, N = dy.length / outputs, dx = array(N * inputs);
+      const { inputs, outputs } = this, N = dy.length / outputs;
+      const dx = kept(this, "dx", N * inputs);
       this.dy = dy;
       addProduct(dx, N, inputs, outputs, dy, [outputs, 1], this.W.value, [inputs, 1]);
       if (train) {
@@ -121,7 +131,8 @@ ganLive.numbers = (() => {
 
     // For penalties: see addPenalty.
     tangent(t) {
-      const { inputs, outputs } = this, N = t.length / inputs, y = array(N * outputs);
+      const { inputs, outputs } = this, N = t.length / inputs;
+      const y = kept(this, "ty", N * outputs);
       addProduct(this.W.gradient, outputs, inputs, N, this.dy, [1, outputs], t, [inputs, 1]);
       addProduct(y, N, outputs, inputs, t, [inputs, 1], this.W.value, [1, inputs]);
       return y;
@@ -137,17 +148,22 @@ ganLive.numbers = (() => {
 
     forward(x) {
       this.x = x;
-      return this.backward(x);
+      return this.bend("y", x);
     }
 
     backward(dy) {
-      const { x, slope } = this, dx = array(dy.length);
-      for (let i = 0; i < dy.length; i++) dx[i] = x[i] > 0 ? dy[i] : slope * dy[i];
-      return dx;
+      return this.bend("dx", dy);
     }
 
     tangent(t) {
-      return this.backward(t);
+      return this.bend("ty", t);
+    }
+
+    // Wherever x is negative, slope times the values.
+    bend(name, values) {
+      const { x, slope } = this, out = kept(this, name, values.length);
+      for (let i = 0; i < out.length; i++) out[i] = x[i] > 0 ? values[i] : slope * values[i];
+      return out;
     }
   }
 
@@ -304,17 +320,17 @@ ganLive.numbers = (() => {
     }
 
     forward(x) {
-      return this.layers.reduce((input, layer) => layer.forward(input), x);
+      return this.layers.reduce((input, layer) => layer.forward(input), x).slice();
     }
 
     // From the gradient of the output to that of the input. `train: false` leaves the weights'
     // gradients alone.
     backward(dy, train = true) {
-      return this.layers.reduceRight((slopes, layer) => layer.backward(slopes, train), dy);
+      return this.layers.reduceRight((slope, layer) => layer.backward(slope, train), dy).slice();
     }
 
     tangent(t) {
-      return this.layers.reduce((input, layer) => layer.tangent(input), t);
+      return this.layers.reduce((input, layer) => layer.tangent(input), t).slice();
     }
   }
 

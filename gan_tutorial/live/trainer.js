@@ -259,7 +259,7 @@ ganLive.trainer = (() => {
   const PRESET_NAMES = {
     first: "first GAN",
     film: "the film: a slow D",
-    cured: "cured: an equal pace",
+    cured: "cured: equal rates, no momentum",
     own: "your own",
   };
   const OBJECTIVE_NAMES = {
@@ -276,7 +276,8 @@ ganLive.trainer = (() => {
   const FIELD = 36; // cells along a side of D's field
   // samples in the picture, samples in the numbers, steps between two numbers
   const [SHOWN, MEASURED, EVERY] = [400, 1000, 20];
-  const TURN = 1100; // milliseconds, in slow motion
+  // milliseconds: of work at a time, so that the page stays smooth; of a turn in slow motion
+  const [SLICE, TURN] = [11, 1100];
 
   function explore(root, { preset = "first", data = "ring" } = {}) {
     const {
@@ -462,8 +463,12 @@ ganLive.trainer = (() => {
         else plot.redraw();
       } else if (++frames % 3) {
         const start = performance.now();
-        do training.run();
-        while (performance.now() - start < 8 && training.step % EVERY);
+        let took = 0; // by the last step, and so about by the next
+        for (let now = start; now + took < start + SLICE; now += took) {
+          training.run();
+          took = performance.now() - now;
+          if (training.step % EVERY === 0) break;
+        }
         if (training.step % EVERY === 0) due = true;
       } else if (due) {
         due = false;
