@@ -6,8 +6,8 @@ ganLive.explorers ??= {};
 
 ganLive.trainer = (() => {
   const {
-    array, mlp, Adam, Plain, objectives, addPenalty, squared, oneCentred, jensenShannon, uniforms,
-    normals,
+    array, finish, mlp, Adam, Plain, objectives, addPenalty, squared, oneCentred, jensenShannon,
+    uniforms, normals,
   } = ganLive.numbers;
 
   // The settings of a run, with the names of gan_tutorial.recipes. A penalty's weight is γ.
@@ -211,12 +211,18 @@ ganLive.trainer = (() => {
       return [total, D.backward(toFake, false)];
     }
 
-    run() {
+    // One step; the function* yields between the players' turns.
+    *turns() {
       for (let i = 0; i < this.recipe.steps_D; i++) {
         this.draw();
         this.updateD();
+        yield;
       }
       this.updateG();
+    }
+
+    run() {
+      finish(this.turns());
     }
   }
 
@@ -309,7 +315,7 @@ ganLive.trainer = (() => {
       };
       net = zLines(recipe);
       judge = training.likeD();
-      [history, turn, glide] = [[], "D", null];
+      [history, turn, glide, underway] = [[], "D", null, null];
       refer();
       look();
       measure();
@@ -461,21 +467,28 @@ ganLive.trainer = (() => {
         wait -= milliseconds;
         if (wait <= 0) takeTurn(turn);
         else plot.redraw();
-      } else if (++frames % 3) {
-        const start = performance.now();
-        let took = 0; // by the last step, and so about by the next
-        for (let now = start; now + took < start + SLICE; now += took) {
-          training.run();
-          took = performance.now() - now;
-          if (training.step % EVERY === 0) break;
-        }
-        if (training.step % EVERY === 0) due = true;
       } else if (due) {
         due = false;
         measure();
+      } else if (++frames % 3) {
+        const start = performance.now();
+        let took = 0; // by the last turn, and so about by the next
+        for (let now = start; now + took < start + SLICE && !due; now += took) {
+          underway ??= training.turns();
+          if (underway.next().done) {
+            underway = null;
+            due = training.step % EVERY === 0;
+          }
+          took = performance.now() - now;
+        }
       } else look(1);
     }
-    let due = false;
+    let [due, underway] = [false, null]; // numbers to show; a step whose last turn is to come
+
+    function settle() {
+      if (underway) finish(underway);
+      underway = null;
+    }
 
     function takeTurn(player) {
       if (!training.data.centres.length) return say("Draw some points first.");
@@ -514,6 +527,7 @@ ganLive.trainer = (() => {
     }
 
     function stop(text) {
+      settle();
       turnOn(false);
       say(text);
     }
@@ -530,6 +544,7 @@ ganLive.trainer = (() => {
     function toggle() {
       if (playing) {
         due = false;
+        settle();
         look();
         measure();
         return stop(`Paused after step ${training.step}.`);
@@ -791,6 +806,7 @@ ganLive.trainer = (() => {
     const speed = choice("speed", { full: "full", slow: "slow motion" }, "full", (value) => {
       slow = value === "slow";
       wait = 0;
+      settle();
       layers.average.input.disabled = slow;
       if (!slow) restore();
       if (playing) sayWhat();
