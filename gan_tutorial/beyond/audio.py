@@ -192,7 +192,7 @@ class SoundGenerator(networks.Generator):
     """A linear layer to a 64th of the length, then three transposed convolutions of stride 4.
 
     A small WaveGAN (Donahue et al. 2019, table 3). The kernel size is a multiple of the stride, so
-    every sample receives the same number of contributions.
+    every sample, the ends apart, receives the same number of contributions.
 
     Args:
         length: samples L of one sound, a multiple of 64; sounds are (N, 1, L).

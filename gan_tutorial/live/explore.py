@@ -206,7 +206,7 @@ def notes(G: Generator, pitches: Mapping[str, float], rate: int) -> Explorer:
     )
     alt = (
         "A keyboard of ten notes from D3 to C5, with A3 pressed. Below, the wave of the sound, "
-        "which dies away within a quarter of a second, and its spectrum, with peaks at the "
+        "which sinks below half in a quarter of a second, and its spectrum, with peaks at the "
         "multiples of 220 Hz. In a plane of decay and brightness, orange points of generated "
         "sounds lie close to one line; blue ones of real strings are scattered on both its sides."
     )
