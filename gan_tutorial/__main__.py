@@ -259,7 +259,7 @@ def validation_fd(
 def expectation(count: int) -> str:
     """Return one line on the quality to expect of ``count`` images, from what the book measured."""
     if count >= 2000:  # 2000² = 500 · 8000: nearer to the bundled sets than to the small trials
-        measured = "the presets were chosen on 8,000 to 10,000, grey and 28×28"
+        measured = "quick, best and hinge were chosen on 8,000 to 10,000, grey and 28×28"
         return f"{count} images: {measured}; other sizes and colour may need other settings"
     record, few = records.load("small"), 100 if count < 224 else 500  # 224² = 100 · 500
     ends = {

@@ -65,7 +65,8 @@ def save(state: TrainState, path: str | Path, settings: Mapping) -> None:
 def save_networks(state: TrainState, path: str | Path, settings: Mapping) -> None:
     """Write D and G's average alone, in float16: enough to sample and for warm starts.
 
-    The file cannot be resumed; it takes about a seventh of the space of one that can.
+    The file cannot be resumed, and its step is 0; it takes about a seventh of the space of one that
+    can.
 
     Args:
         state, path, settings: as for ``save``.
@@ -191,6 +192,7 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     Raises:
         CheckpointError: there is no file, it is damaged, or its settings do not describe the
             networks.
+        DataError: the file of a bundled pair is missing or damaged.
     """
     path = find(name)
     header, tensors = _read(path)

@@ -48,7 +48,8 @@ class Classifier(nn.Module):
     def extract(self, images: Tensor, batch_size: int = 100) -> tuple[Tensor, Tensor]:
         """Return features (N, 64) and predicted classes (N,) of images (N, C, H, W) in [-1, 1].
 
-        In evaluation mode, so that the features of an image depend on this image alone.
+        In evaluation mode, so that the features of an image depend on this image alone; it
+        stays in that mode.
 
         Raises:
             DataError: the images have another shape, dtype or range, or hold NaN.

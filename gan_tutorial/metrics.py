@@ -201,7 +201,7 @@ class Floor:
 
     @property
     def std(self) -> float:
-        """The standard deviation of a single draw."""
+        """The standard deviation of a single draw; too small for large draws, which overlap."""
         return statistics.stdev(self.values)
 
 
@@ -209,8 +209,9 @@ class Evaluator:
     """Judges generated images by a classifier's features, against held-out real images.
 
     Scores depend on how many images are judged, so each is given next to its floor: that of as many
-    real images, mean over ``draws`` random draws from the training images. For N above their number
-    it is extrapolated roughly, in proportion to 1/N + 1/M for M held-out images. The draws have
+    real images, mean over random draws from the training images: ``draws`` for FD, three for the
+    others. For N above their number all are drawn, and only FD's floor is extrapolated, roughly,
+    in proportion to 1/N + 1/M for M held-out images. The draws have
     random class shares, so images with exactly those of the held-out set can score below 1. These
     are not FID and KID, which rest on Inception's features.
 

@@ -238,8 +238,8 @@ def _channels(width: int, count: int) -> list[int]:
 def add_spectral_norm(network: nn.Module) -> nn.Module:
     """Divide the weights of a discriminator by their largest singular value; return the network.
 
-    Those of linear layers, convolutions and embeddings, each as a matrix. Transposed convolutions
-    stay as they are.
+    Those of linear layers, ``Conv2d`` and embeddings, each as a matrix. Other convolutions, such as
+    transposed ones and ``Conv1d``, stay as they are.
     """
     for module in list(network.modules()):  # a list, as spectral_norm adds modules
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
@@ -250,8 +250,8 @@ def add_spectral_norm(network: nn.Module) -> nn.Module:
 def initialise(network: nn.Module, std: float = 0.02) -> nn.Module:
     """Initialise as DCGAN: weights from N(0, std²), biases 0; return the network.
 
-    Radford et al. 2016, section 4. Only linear and (transposed) convolutional layers: the scale of
-    a BatchNorm stays 1. With spectral norm, the weight before the division is initialised.
+    Radford et al. 2016, section 4. Only linear layers and (transposed) 2D convolutions: the scale
+    of a BatchNorm stays 1. With spectral norm, the weight before the division is initialised.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

@@ -379,7 +379,7 @@ class Recogniser(nn.Module):
     """A classifier of sounds with one hidden layer, on log-mel levels in 24 bands and 16 frames.
 
     Args:
-        examples: the sounds whose mean and standard deviation normalise each level.
+        examples: the sounds whose mean and standard deviation, plus 1 dB, normalise each level.
     """
 
     def __init__(self, examples: SoundSet) -> None:

@@ -119,9 +119,9 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
             "D, and try packs or a penalty, which are among the settings."
         )
         alt = (
-            "A GAN whose D learns at a tenth of G's rate. All samples lie in one clump at one of "
-            "the eight circles of the data, and the Jensen-Shannon divergence stays near its "
-            "largest value, log 2."
+            "A GAN whose D learns at a tenth of G's rate. All samples lie in one streak, from one "
+            "of the eight circles of the data to the edge of the picture, and the Jensen-Shannon "
+            "divergence stays near its largest value, log 2."
         )
     options = {"preset": preset, "data": data}
     return Explorer("trainer", options, "Train a GAN in the plane", hint, alt, still)
@@ -160,9 +160,9 @@ def losses() -> Explorer:
 def dirac() -> Explorer:
     """Return the Dirac-GAN: drag the start, set η and γ, see the path and the eigenvalues."""
     hint = (
-        "Drag the red circle, the start. Without a penalty the path closes; take simultaneous "
-        "steps, and it spirals outwards. Reset, raise η to 1, and then γ slowly: the two "
-        "eigenvalues meet and part."
+        "Drag the red circle, the start. Without a penalty the path closes (far out too slowly to "
+        "see); take simultaneous steps, and it spirals outwards. Reset, raise η to 1, and then γ "
+        "slowly: the two eigenvalues meet and part."
     )
     alt = (
         "The plane of the two weights with arrows that run in circles about the middle, and a blue "

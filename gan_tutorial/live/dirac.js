@@ -70,7 +70,7 @@ ganLive.dirac = (() => {
     function show() {
       const factor = Math.max(...eigenvalues(settings).map(([x, y]) => Math.hypot(x, y)));
       const [first, now] = [states[0], states[time]].map(([theta, psi]) => Math.hypot(theta, psi));
-      const verdict = factor > 1 + 1e-9 ? "grows" : factor > 1 - 1e-9 ? "stays" : "shrinks";
+      const verdict = factor > 1 + 1e-9 ? "grows" : factor > 1 - 1e-9 ? "undecided" : "shrinks";
       numbers.show({
         factor: digits(factor, 4),
         verdict,

@@ -181,7 +181,7 @@ def directions(
     )
     alt = (
         "Two rows of ten digits: above as drawn, below moved three steps along the direction of "
-        "the slant, so that all lean to the right. Beside a slider for each direction, bars show "
+        "the slant, so that all lean to the right. Below, bars show "
         "the mean change in slant and in thickness, in standard deviations."
     )
     rounded = {name: [round(x, 5) for x in vector.tolist()] for name, vector in vectors.items()}

@@ -501,8 +501,8 @@ ganLive.trainer = (() => {
         look();
         say(
           `D’s turn: it judged ${recipe.batch_size} data and ${recipe.batch_size} samples (loss ` +
-            `${training.dLoss.toFixed(2)}) and took one step down its gradient. Its field ` +
-            "changes; the samples, those of G itself, stay.",
+            `${training.dLoss.toFixed(2)}) and took one step down its gradient. ` +
+            `${packed() ? "The" : "Its field changes; the"} samples, those of G itself, stay.`,
         );
       } else {
         if (!training.real) training.draw();
@@ -513,8 +513,8 @@ ganLive.trainer = (() => {
         if (glide) ticker.start();
         say(
           `G’s turn: D judged its samples (loss ${training.gLoss.toFixed(2)}). The gradient says ` +
-            "for each where D’s answer is higher, and G took one step. The samples move; the " +
-            "field stays.",
+            "for each where D’s answer is higher, and G took one step. The samples move" +
+            (packed() ? "." : "; the field stays."),
         );
       }
       return measure();
@@ -532,7 +532,7 @@ ganLive.trainer = (() => {
       say(text);
     }
 
-    const sayWhat = () => say(slow ? "Slow motion: D and G take turns." : "Training.");
+    const sayWhat = () => say(slow ? "Slow motion: D and G take turns, one step each." : "Training.");
 
     // Single turns show G itself; all else what was asked for.
     function restore() {
@@ -849,8 +849,8 @@ ganLive.trainer = (() => {
           element(
             "p",
             { class: "gan-live-caption" },
-            "D’s field: purple where D says “real”, orange where it says “generated”, strongest " +
-              "at its largest logit now",
+            "D’s field: purple where its logit is above 0, orange where it is below, strongest " +
+              "at its largest now",
           ),
         ),
         element("div", { class: "gan-live-side" }, numbers.node, divergence.node, losses.node),

@@ -91,7 +91,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: str | torch.device = "auto") -> torch.device:
-        """Return the device called ``name``; of several GPUs, the one with this rank's number.
+        """Return the device called ``name``; of several GPUs, the one numbered ``local_rank``.
 
         Raises:
             ValueError: there is no such device, or there are fewer GPUs than ranks on this machine.
@@ -195,8 +195,8 @@ def process_group(
         settings: more plain values that must be the same on every rank.
 
     Raises:
-        ValueError: the ranks cannot split the batch, a network has random layers of its own, or the
-            ranks start differently.
+        ValueError: the ranks cannot split the batch, a network has dropout (other random layers are
+            not found), or the ranks start differently.
         LostRankError: also in the block: another rank has ended.
     """
     if ranks.world_size == 1:

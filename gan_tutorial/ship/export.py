@@ -38,7 +38,8 @@ class Parity(NamedTuple):
 
     Attributes:
         from_pytorch: between the file's samples and PyTorch's.
-        across_batches: between a sample generated alone and the same one in a batch.
+        across_batches: between a sample generated alone and the same one in a batch, of the first
+            32; 0, not measured, for safetensors.
         samples: number of samples.
     """
 
@@ -58,7 +59,7 @@ def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
             ``step`` and ``recipe``.
 
     Raises:
-        ExportError: onnxruntime's samples differ from PyTorch's.
+        ExportError: onnxruntime's samples differ from PyTorch's; ``ModelError`` if grossly.
         ValueError: a sample is not finite.
         OSError: the file cannot be written.
     """

@@ -37,7 +37,7 @@ class Card:
         range: minimum and maximum of the values of a sample; None for points, which are unbounded.
         classes: the name of each class; empty for an unconditional generator.
         recipe: the ``Recipe`` of the training, as a dictionary.
-        step: number of training steps.
+        step: number of training steps; 0 for a bundled pair.
         opset: version of the ONNX operators; 0 in a safetensors file.
         weights_sha256: ``export.weights_digest`` of the generator.
         directions: unit vectors (K, latent_dim) that change the first layer most.
