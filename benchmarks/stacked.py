@@ -2,7 +2,7 @@
 
 The first two tables have the networks of Lin et al. 2018, table 3, which Metz et al. 2017 chose to
 be small: the convolutions of D have a quarter or a half of the channels of G's. The published rows
-stand beside ours. The last table is the package's own pair, ``quick`` and, ten times as long,
+stand beside ours. The last table is the package's own pair, ``quick`` and, seven times as long,
 ``best``, both without labels, in batches of 64; of 32 ``quick`` was worse, with one seed.
 
 In the rows DCGAN and PacGAN, these are as in the code of Lin et al., github.com/fjxmlzn/PacGAN:
@@ -71,7 +71,7 @@ METHODS = {
     "relativistic, R1 + R2": {"config": replace(BOOK, objective="relativistic", r1=0.1, r2=0.1)},
 }
 STACKS = {"classes": 0, "shape": (3, 28, 28), "batch_size": 64}
-PAIRS = {  # about one minute and ten of two cores
+PAIRS = {  # about one minute and eight of two cores
     "quick, no labels": replace(recipes.preset("quick"), steps=3200, **STACKS),
     "best, no labels": replace(recipes.preset("best"), steps=12_000, **STACKS),
 }

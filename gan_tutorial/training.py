@@ -370,7 +370,10 @@ def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
 
 
 def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> None:
-    """Raise ValueError unless G makes what the data are, D's logits fit; D may raise its own."""
+    """Raise ValueError unless G makes what the data are, and D a finite logit for each sample.
+
+    A D that cannot take the samples at all raises PyTorch's own error.
+    """
     real, labels = data.batch(recipe.batch_size, step_rng(recipe.seed, 0, state.device))
     made, given = tuple(state.G.shape), tuple(real.shape[1:])
     if made != given:

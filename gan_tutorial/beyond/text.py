@@ -280,7 +280,10 @@ def baselines(strings: Sequence[str], count: int, seed: int = 0) -> dict[str, li
 
 
 def shuffle_answers(strings: Sequence[str], count: int, rng: torch.Generator) -> list[str]:
-    """Return ``count`` valid strings, at most ``len(strings)``: questions with others' answers."""
+    """Return ``count`` valid strings, each the question of one sum with the answer of another.
+
+    At most ``len(strings)``.
+    """
     questions = torch.randperm(len(strings), generator=rng)[:count].tolist()
     answers = torch.randperm(len(strings), generator=rng)[:count].tolist()
     parts = [string.strip().split("=") for string in strings]

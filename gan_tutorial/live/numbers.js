@@ -12,8 +12,7 @@ ganLive.numbers = (() => {
   const array = (length) => new Float64Array(length);
   const ONE = Float64Array.of(1);
 
-  // Zeros in memory that an object keeps under a name: new memory for each batch would have to be
-  // collected, and a page that waits for that does not run smoothly.
+  // Zeros in memory that an object keeps under a name, so that a batch needs no new memory.
   function kept(owner, name, length) {
     if (!(owner[name]?.length >= length)) owner[name] = array(length);
     return owner[name].subarray(0, length).fill(0);
