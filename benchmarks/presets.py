@@ -26,8 +26,7 @@ def run(recipe: recipes.Recipe, dataset: str, seed: int) -> dict:
         pass
     G, evaluator = sampling.recalibrate_batchnorm(state.G_ema), metrics.Evaluator(dataset, DEVICE)
     report = evaluator.report(sampling.generate(G, COUNT, seed=1))
-    labels = images.labels.sort().values[:: len(images) // COUNT]
-    z = sampling.latents(COUNT, G.latent_dim, seed=1)
+    z, labels = sampling.latents(COUNT, G.latent_dim, seed=1), images.stratified_labels(COUNT)
     return {
         "scores": report.scores,
         "scores_in_shares": evaluator.report(sampling.sample(G, z, labels)).scores,

@@ -253,7 +253,8 @@ def validation_fd(
         judged = f"images (1, 28, 28) of {', '.join(CLASSIFIERS)}"
         raise ValueError(f"--keep-best judges {judged}, not {images.shape} of {dataset}; omit it")
     judge = metrics.Evaluator(dataset, device, train=images, held_out=validation)
-    return lambda G: judge.fd(sampling.generate(G, len(validation), seed=1))  # evaluate's is 0
+    count = len(validation)
+    return lambda G: judge.fd(stratified(G, images, count, seed=1))  # evaluate's seed is 0
 
 
 def expectation(count: int) -> str:
@@ -378,6 +379,7 @@ def evaluate(
 ) -> None:
     """Compare samples with held-out real images.
 
+    Of a generator with classes each class is drawn as often as it occurs among the training images.
     Prints each measure next to its floor: what as many real training images score, on average over
     random draws. For digits and clothing, 28×28 and grey, the features are those of a bundled
     classifier, which also tells the share of each class. For all other images they are those of a
@@ -389,9 +391,8 @@ def evaluate(
     )  # fewer: a covariance is singular
     device = runtime.choose_device(device)
     G, settings = checkpoints.load_generator(run, device)
-    judge = evaluator(dataset or settings.get("data"), G.shape, device, root, download)
-    samples = sampling.generate(G, count, seed, truncation=truncation)
-    report = judge.report(samples)
+    judge, train = evaluator(dataset or settings.get("data"), G.shape, device, root, download)
+    report = judge.report(stratified(G, train, count, seed, truncation))
     floor, shares = report.fd_floor, report.shares.tolist()
     trained = len(shares) > 1
     if as_json:
@@ -420,8 +421,10 @@ def evaluator(
     device: torch.device,
     root: Path | None,
     download: bool,
-) -> metrics.Evaluator:
-    """Return a judge of samples of this shape, by the features of a classifier if there is one.
+) -> tuple[metrics.Evaluator, data.ImageSet]:
+    """Return a judge of samples of this shape, and the training images.
+
+    It judges by the features of a classifier if there is one.
 
     Raises:
         DataError: there are no such images, or too few to judge.
@@ -444,7 +447,21 @@ def evaluator(
         advice = "add images, or judge by eye with sample"
         raise data.DataError(f"evaluate needs {least}; {name} has {len(held_out)}; {advice}")
     network = None if trained else untrained(train, device=device)
-    return metrics.Evaluator(name, device, train, held_out, classifier=network)
+    return metrics.Evaluator(name, device, train, held_out, classifier=network), train
+
+
+def stratified(
+    G: nn.Module,
+    images: data.ImageSet,
+    count: int,
+    seed: int,
+    truncation: float | None = None,
+) -> torch.Tensor:
+    """Return samples of G; each class has its share of the images if they have as many classes."""
+    if getattr(G, "classes", 0) != len(images.classes):
+        return sampling.generate(G, count, seed, truncation=truncation)
+    z = sampling.latents(count, G.latent_dim, seed, truncation)
+    return sampling.sample(G, z, images.stratified_labels(count))
 
 
 @app.command("export")

@@ -121,6 +121,15 @@ class ImageSet:
         count = round(share * len(self))
         return self.subset(order[count:]), self.subset(order[:count])
 
+    def stratified_labels(self, count: int) -> Tensor:
+        """Return int64 labels (count,), in order: each class has the share that it has here.
+
+        A conditional generator learns each class as often as it occurs. Judge it with these labels:
+        with equal classes FD grows by the difference in the shares, for real images, too.
+        """
+        ordered = self.labels.cpu().sort().values
+        return ordered[torch.arange(count) * len(self) // count]
+
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a random batch, drawn with replacement, and its labels.
 

@@ -89,6 +89,17 @@ def test_a_subset_keeps_images_and_labels_together(pictures, indices):
     assert part.classes == pictures.classes
 
 
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(1, 200))
+def test_stratified_labels_have_the_shares_of_the_images(labels, count):
+    pixels = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
+    images = data.ImageSet(pixels, torch.tensor(labels), ("a", "b", "c"))
+    dealt = images.stratified_labels(count)
+    assert (dealt.dtype, dealt.shape) == (torch.int64, (count,))
+    for label in range(3):
+        share = labels.count(label) / len(labels)
+        assert abs((dealt == label).sum().item() - share * count) <= 1, "but for rounding"
+
+
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 9))
 def test_a_batch_is_a_pure_function_of_seed_and_step(pictures, seed, step, count):
     images, labels = pictures.batch(count, runtime.step_rng(seed, step))

@@ -96,7 +96,8 @@ def test_keep_best_keeps_the_checkpoint_that_is_nearest_to_validation_images(tmp
 
     def distance(path):
         G, _ = checkpoints.load_generator(path)
-        return judge.fd(sampling.generate(G, len(validation), seed=1))
+        z = sampling.latents(len(validation), G.latent_dim, seed=1)
+        return judge.fd(sampling.sample(G, z, images.stratified_labels(len(validation))))
 
     saved = {}  # what an unbroken run has after 5, 10 and 15 steps
     for steps in (5, 10, 15):
@@ -348,6 +349,38 @@ def test_evaluate_prints_a_table_and_json(trained, capsys):
     table = capsys.readouterr().out
     for value in (*scores.values(), *floors.values(), figures["fd_floor_std"]):
         assert f"{value:.4f}" in table
+
+
+def test_evaluate_draws_each_class_as_often_as_it_occurs_in_training(capsys):
+    assert run("evaluate digits --count 100 --seed 3 --json") == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    G, _ = checkpoints.load_generator("digits")
+    z, train = sampling.latents(100, G.latent_dim, seed=3), data.load_images("digits")
+    expected = metrics.Evaluator("digits").report(
+        sampling.sample(G, z, train.stratified_labels(100))
+    )
+    assert scores == pytest.approx(expected.scores, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_the_model_cards_quote_what_evaluate_prints(name, capsys):
+    card = checkpoints.find(name).with_suffix(".md").read_text(encoding="utf-8")
+    command, count = (
+        re.search(r"`(evaluate .*?)`", card)[1],
+        re.search(r"([\d,]+) samples, ", card)[1],
+    )
+    assert run(f"{command} --count {count.replace(',', '')} --json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert float(re.search(r"FD ([\d.]+) to", card)[1]) == pytest.approx(
+        figures["scores"]["fd"], 0.02
+    )
+    assert float(re.search(r"([\d.]+) times", card)[1]) == pytest.approx(figures["ratio"], abs=0.06)
+    for key in ("precision", "recall", "density", "coverage"):
+        score, floor = re.search(
+            rf"{key} ([\d.]+) \(.*?([\d.]+)\)", card.replace("\n", " ")
+        ).groups()
+        assert float(score) == pytest.approx(figures["scores"][key], abs=0.01)
+        assert float(floor) == pytest.approx(figures["floors"][key], abs=0.01)
 
 
 def test_exported_weights_are_named(trained, tmp_path, capsys):
