@@ -12,8 +12,8 @@
   the nearest sample, or by D's logit; members are training digits, the others held out. As
   controls, one half of the held-out digits plays the members, and the samples are noisy copies.
 
-Whether the small GAN shifts what D sees was tried on training digits that no run uses
-(``choose``); on average both do as well there, and the shifts stay. Nothing else was tried.
+Whether the small GAN shifts what D sees was tried on training digits outside every
+hundred (``choose``); on average both do as well there, and the shifts stay. Nothing else was tried.
 """
 
 import statistics

@@ -26,7 +26,7 @@ WAYS = {
 
 
 class ConcatDiscriminator(nn.Module):
-    """The convolutional D, with a learned map of each label as a second channel (chapter 15)."""
+    """The convolutional D, with a learned map of each label as a second channel (chapter 16)."""
 
     def __init__(self, classes: int = 10, width: int = 24) -> None:
         super().__init__()

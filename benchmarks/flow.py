@@ -1,10 +1,11 @@
 """A GAN, a VAE and a flow, trained on the same digits for the same processor time.
 
-The GAN is the preset ``quick``, made shorter; the VAE is that of ``vae.py``; the flow is a velocity
-network whose training step costs about as much as theirs. First the processor seconds of a step of
-each are measured in turn; each then trains for as many steps as fit, on one thread, over several
-seeds: once for the whole time, once for a share of it. GAN and VAE gather BatchNorm's statistics of
-their averaged weights anew before they are judged; the flow has no BatchNorm.
+The GAN is the preset ``quick``, made shorter; the VAE is that of ``vae.py``, in bfloat16 where that
+pays, as the others are not; the flow is a velocity network whose training step costs about as much
+as theirs. First the processor seconds of a step of each are measured in turn; each then trains for
+as many steps as fit, on one thread, over several seeds: once for the whole time, once for a share
+of it. GAN and VAE gather BatchNorm's statistics of their averaged weights anew before they are
+judged; the flow has no BatchNorm.
 
 Samples are scored against the held-out digits, and once more after all images, real ones too, were
 made black and white, so that blur and faint noise do not count. Those of the flow are drawn in

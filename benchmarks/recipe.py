@@ -1,4 +1,4 @@
-"""From the article's recipe to the preset ``hinge``, one change at a time: FD in equal time.
+"""From the article's recipe to the preset ``hinge``, rung by rung: FD in equal time.
 
 First the speed of every recipe is measured, one after the other. Then each is trained, over several
 seeds, for as many steps as fit into the budget at that speed, and its FD to the held-out digits is

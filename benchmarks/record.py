@@ -61,7 +61,7 @@ def race(seed: int, judge: metrics.Evaluator, limit: float) -> tuple[float | Non
         seconds += time.perf_counter() - start
         ratio = judge.ratio(sampling.generate(G, 2000, seed=1))
         if ratio <= FLOORS or seconds > limit:
-            return (seconds if ratio <= FLOORS else None), ratio
+            return (seconds if ratio <= FLOORS and seconds <= limit else None), ratio
         start = time.perf_counter()
     return None, ratio
 

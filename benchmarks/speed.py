@@ -76,7 +76,7 @@ def limits(size: int = 2048) -> dict[str, float]:
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
         found[name] = 2 * size**3 / median_seconds(lambda a=a, b=b: a @ b)
-    source = torch.zeros(2**26, device=DEVICE)  # 256 MB, larger than any cache
+    source = torch.zeros(2**26, device=DEVICE)  # 268 MB, larger than any cache
     target = torch.empty_like(source)
     found["bytes"] = 2 * source.nbytes / median_seconds(lambda: target.copy_(source))
     return found

@@ -28,7 +28,7 @@ def latents(
 
     Args:
         truncation: draw from the part of N(0, 1) within ± this (Brock et al. 2019, section 3.1);
-            None for no limit. Smaller means more typical samples, and less varied ones.
+            None for no limit. Smaller means less varied samples, and not always better ones.
     """
     rng = np.random.default_rng(seed)
     if truncation is None:

@@ -121,14 +121,17 @@ class ImageSet:
         count = round(share * len(self))
         return self.subset(order[count:]), self.subset(order[:count])
 
-    def stratified_labels(self, count: int) -> Tensor:
-        """Return int64 labels (count,), in order: each class has the share that it has here.
+    def draw_labels(self, count: int, seed: int = 0) -> Tensor:
+        """Return int64 labels (count,) of images drawn at random, none twice until all were drawn.
 
-        A conditional generator learns each class as often as it occurs. Judge it with these labels:
-        with equal classes FD grows by the difference in the shares, for real images, too.
+        These are for judging a conditional generator, which learnt each class as often as it occurs
+        here. The images of ``metrics.Evaluator``'s floor are drawn in the same way. With equal
+        classes or exact shares even real images do not score one floor.
         """
-        ordered = self.labels.cpu().sort().values
-        return ordered[torch.arange(count) * len(self) // count]
+        rng = torch.Generator().manual_seed(seed)
+        rounds = -(-count // len(self))
+        chosen = torch.cat([torch.randperm(len(self), generator=rng) for _ in range(rounds)])
+        return self.labels.cpu()[chosen[:count]]
 
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a random batch, drawn with replacement, and its labels.

@@ -1,8 +1,9 @@
 """What the benchmarks measured, as JSON files that come with the package.
 
 A record says on which machine, with which versions and when it was measured, so that a chapter can
-show results that take longer than its minute, and say where they come from. And a rule for all
-comparisons of runs: one exact test, two-sided, and one correction for several tests.
+show results that take longer than its minute, and say where they come from. And a rule for
+comparing runs that do not come in pairs: one exact test, two-sided; and one correction for
+several tests.
 """
 
 import itertools

@@ -18,7 +18,7 @@ def latents(count: int, latent_dim: int, seed: int = 0, truncation: float | None
 
     Args:
         truncation: draw from the part of N(0, 1) within ± this (Brock et al. 2019, section 3.1);
-            None for no limit. Smaller means more typical samples, and less varied ones.
+            None for no limit. Smaller means less varied samples, and not always better ones.
 
     Raises:
         ValueError: a count, seed or truncation is out of range.

@@ -90,14 +90,25 @@ def test_a_subset_keeps_images_and_labels_together(pictures, indices):
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(1, 200))
-def test_stratified_labels_have_the_shares_of_the_images(labels, count):
+def test_drawn_labels_are_those_of_the_images_none_twice_before_all(labels, count):
     pixels = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
     images = data.ImageSet(pixels, torch.tensor(labels), ("a", "b", "c"))
-    dealt = images.stratified_labels(count)
-    assert (dealt.dtype, dealt.shape) == (torch.int64, (count,))
+    drawn = images.draw_labels(count, seed=count)
+    assert (drawn.dtype, drawn.shape) == (torch.int64, (count,))
+    assert torch.equal(drawn, images.draw_labels(count, seed=count))
+    rounds = drawn.split(len(labels))
+    assert all(part.sort().values.tolist() == sorted(labels) for part in rounds[:-1])
     for label in range(3):
-        share = labels.count(label) / len(labels)
-        assert abs((dealt == label).sum().item() - share * count) <= 1, "but for rounding"
+        assert (rounds[-1] == label).sum() <= labels.count(label)
+
+
+def test_labels_are_drawn_as_the_images_of_a_floor_are(held_out_digits):
+    count, reals = 500, []
+    for seed in range(20):
+        order = torch.randperm(len(held_out_digits), generator=torch.Generator().manual_seed(seed))
+        reals.append(held_out_digits.labels[order[:count]])
+    drawn = [held_out_digits.draw_labels(count, seed) for seed in range(20)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, reals, strict=True))
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 9))

@@ -97,7 +97,7 @@ def test_keep_best_keeps_the_checkpoint_that_is_nearest_to_validation_images(tmp
     def distance(path):
         G, _ = checkpoints.load_generator(path)
         z = sampling.latents(len(validation), G.latent_dim, seed=1)
-        return judge.fd(sampling.sample(G, z, images.stratified_labels(len(validation))))
+        return judge.fd(sampling.sample(G, z, images.draw_labels(len(validation), seed=1)))
 
     saved = {}  # what an unbroken run has after 5, 10 and 15 steps
     for steps in (5, 10, 15):
@@ -235,7 +235,7 @@ def test_colour_photographs_are_learned_resumed_sampled_and_exported(photographs
     read, expected, _ = printed.out.splitlines()
     assert read.startswith("photographs: 32 images, 64×64, colour; one class; files of ")
     assert read.endswith("; 8 more are in the other split")
-    assert expected.startswith("32 images: with 100 digits FD ended at ")
+    assert expected.startswith("32 images: with 100 digits a narrow pair ended at FD ")
     assert re.search(r"\ba step takes \S+ s here, the 1 to come about \d", printed.err)
     assert run(f"{command} --steps 20 --resume") == 0
     settings = checkpoints.read_settings(out / CHECKPOINT)
@@ -287,7 +287,7 @@ def test_what_to_expect_is_what_the_record_says():
     for count, nearest in ((10, 100), (200, 100), (300, 500), (1900, 500)):
         line = expectation(count)
         assert line.startswith(f"{count} images: with {nearest} digits ")
-        assert f"ended at {ends[nearest, 'none']:.0f} floors" in line
+        assert f"ended at FD {ends[nearest, 'none']:.0f} floors" in line
         assert f"--augment at {ends[nearest, 'all of DiffAugment']:.0f}" in line
         assert ("by heart" in line) == (nearest == 100)
     assert "8,000 to 10,000" in expectation(2000)
@@ -351,13 +351,13 @@ def test_evaluate_prints_a_table_and_json(trained, capsys):
         assert f"{value:.4f}" in table
 
 
-def test_evaluate_draws_each_class_as_often_as_it_occurs_in_training(capsys):
+def test_evaluate_draws_labels_from_those_of_the_training_images(capsys):
     assert run("evaluate digits --count 100 --seed 3 --json") == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     G, _ = checkpoints.load_generator("digits")
     z, train = sampling.latents(100, G.latent_dim, seed=3), data.load_images("digits")
     expected = metrics.Evaluator("digits").report(
-        sampling.sample(G, z, train.stratified_labels(100))
+        sampling.sample(G, z, train.draw_labels(100, seed=3))
     )
     assert scores == pytest.approx(expected.scores, rel=1e-3, abs=1e-3)
 
@@ -381,6 +381,14 @@ def test_the_model_cards_quote_what_evaluate_prints(name, capsys):
         ).groups()
         assert float(score) == pytest.approx(figures["scores"][key], abs=0.01)
         assert float(floor) == pytest.approx(figures["floors"][key], abs=0.01)
+    G, _ = checkpoints.load_generator(name)
+    judge, train, ratios = metrics.Evaluator(name), data.load_images(name), []
+    for seed in range(10):
+        z, labels = sampling.latents(2000, G.latent_dim, seed), train.draw_labels(2000, seed)
+        ratios.append(judge.ratio(sampling.sample(G, z, labels)))
+    quoted = re.search(r"FD is\s+([\d.]+) to ([\d.]+) floors, mean ([\d.]+)", card).groups()
+    found = (min(ratios), max(ratios), statistics.mean(ratios))
+    assert [float(x) for x in quoted] == pytest.approx(found, abs=0.06)
 
 
 def test_exported_weights_are_named(trained, tmp_path, capsys):
