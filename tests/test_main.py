@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -364,31 +365,27 @@ def test_evaluate_draws_labels_from_those_of_the_training_images(capsys):
 
 @pytest.mark.parametrize("name", ["digits", "fashion"])
 def test_the_model_cards_quote_what_evaluate_prints(name, capsys):
-    card = checkpoints.find(name).with_suffix(".md").read_text(encoding="utf-8")
-    command, count = (
-        re.search(r"`(evaluate .*?)`", card)[1],
-        re.search(r"([\d,]+) samples, ", card)[1],
-    )
-    assert run(f"{command} --count {count.replace(',', '')} --json") == 0
+    card = " ".join(checkpoints.find(name).with_suffix(".md").read_text(encoding="utf-8").split())
+
+    def quoted(pattern):
+        found = re.search(pattern.replace("#", r"([\d.]+)"), card)
+        return [float(number) for number in found.groups()]
+
+    assert "2,000 samples: " in card
+    assert run(re.search(r"`(evaluate .*?)`", card)[1] + " --count 2000 --json") == 0
     figures = json.loads(capsys.readouterr().out)
-    assert float(re.search(r"FD ([\d.]+) to", card)[1]) == pytest.approx(
-        figures["scores"]["fd"], 0.02
-    )
-    assert float(re.search(r"([\d.]+) times", card)[1]) == pytest.approx(figures["ratio"], abs=0.06)
+    scores, floors = figures["scores"], figures["floors"]
+    fd = [scores["fd"], figures["ratio"], floors["fd"], figures["fd_floor_std"]]
+    assert quoted("FD # to .*? # times .*? floor of # ± #, ") == pytest.approx(fd, rel=0.03)
     for key in ("precision", "recall", "density", "coverage"):
-        score, floor = re.search(
-            rf"{key} ([\d.]+) \(.*?([\d.]+)\)", card.replace("\n", " ")
-        ).groups()
-        assert float(score) == pytest.approx(figures["scores"][key], abs=0.01)
-        assert float(floor) == pytest.approx(figures["floors"][key], abs=0.01)
+        assert quoted(rf"{key} # \(.*?#\)") == pytest.approx([scores[key], floors[key]], abs=0.01)
     G, _ = checkpoints.load_generator(name)
     judge, train, ratios = metrics.Evaluator(name), data.load_images(name), []
     for seed in range(10):
         z, labels = sampling.latents(2000, G.latent_dim, seed), train.draw_labels(2000, seed)
         ratios.append(judge.ratio(sampling.sample(G, z, labels)))
-    quoted = re.search(r"FD is\s+([\d.]+) to ([\d.]+) floors, mean ([\d.]+)", card).groups()
-    found = (min(ratios), max(ratios), statistics.mean(ratios))
-    assert [float(x) for x in quoted] == pytest.approx(found, abs=0.06)
+    found = [min(ratios), max(ratios), statistics.mean(ratios)]
+    assert quoted("seeds 0 to 9 FD is # to # floors, mean #. ") == pytest.approx(found, abs=0.06)
 
 
 def test_exported_weights_are_named(trained, tmp_path, capsys):
