@@ -1,8 +1,8 @@
 """Distortion against perception: one enlarger, one number of steps, and what G is told to lower.
 
 Each pair learns to enlarge 7×7 to 28×28: by squared error, by an adversarial loss, and by sums of
-both, which trace a curve; once more without the noise z. All settings were chosen by images held
-out of the training set. Here all training images are learnt from, and held-out images are judged:
+both, which trace a curve; once more without the noise z. All settings were chosen by a part
+of the training images. Here all training images are learnt from, and held-out images are judged:
 the error against the true image; the Fréchet distance of the first half, enlarged, to the second
 half, whose small versions nobody enlarged; how far the result shrinks from the small image; in how
 many the classifier sees another class; and how much z changes. Rules without training, and the true

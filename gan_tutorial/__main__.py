@@ -50,7 +50,7 @@ PRESETS = [name for name, recipe in recipes.PRESETS.items() if len(recipe.shape)
 SETTINGS = {  # options of train that change the preset, with their help texts
     "objective": f"Losses of D and G: {', '.join(losses.OBJECTIVES)}.",
     "network": f"Kind of the networks: {', '.join(networks.NETWORKS)}.",
-    "width": "Channels of the convolutional networks.",
+    "width": "Channels of the convolutional networks at half the side; up to 8 times that inside.",
     "latent_dim": "Size of the latent vector z.",
     "spectral": "Spectral normalisation of D.",
     "steps": "Updates of each network, in total.",

@@ -252,7 +252,7 @@ class SoundDiscriminator(networks.Discriminator):
 
 
 class PhaseShuffle(nn.Module):
-    """Shifts each sample's activations by a random integer in [-reach, reach], with mirrored ends.
+    """Shifts each sound's activations by a random integer in [-reach, reach], with mirrored ends.
 
     In evaluation mode nothing is shifted (Donahue et al. 2019, section 3.3).
     """
