@@ -63,7 +63,7 @@ $(PAGES): requirements-book.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	    echo "This book needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
 	    echo "Name another one: make $(or $(MAKECMDGOALS),book) PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(PIP) -r requirements-book.txt
 	@touch $@
 
@@ -73,7 +73,7 @@ $(READY): $(PAGES) requirements.txt pyproject.toml
 	@touch $@
 
 .venv/%/.ready: requirements-%.txt
-	test -x .venv/$*/bin/python || $(PYTHON) -m venv .venv/$*
+	test -x .venv/$*/bin/pip || $(PYTHON) -m venv .venv/$*
 	.venv/$*/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 

@@ -32,7 +32,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _sweep import DEVICE, Out, sweep
+from _sweep import Out, sweep
 from torch import nn
 from vae import score
 
@@ -42,6 +42,7 @@ from gan_tutorial.beyond import flow, vae
 GAN = recipes.preset("quick")
 PAIR = replace(recipes.preset("hinge"), spectral=False)  # of which the VAE is made
 VAE = vae.VAEConfig(lr=4e-3)
+DEVICE = torch.device("cpu")  # the processor's clock does not wait for a GPU
 FLOW = flow.FlowConfig(width=16, lr=4e-3)
 GAME = replace(GAN, lr_G=3e-3, lr_D=3e-3)  # of the flow in one step against a new D
 DRAWN = 16  # steps of Euler's method by which the flow is judged, beside the curve

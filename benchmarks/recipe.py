@@ -12,6 +12,7 @@ import statistics
 from dataclasses import asdict, replace
 from typing import Annotated
 
+import torch
 import typer
 from _sweep import DEVICE, Out, fd_curve, steps_per_second, sweep
 from tqdm import tqdm
@@ -42,9 +43,9 @@ VARIANTS = {  # of the last one
 BOUNDS = (20, 10, 5)  # floors
 
 
-def speed(recipe: recipes.Recipe, images: data.ImageSet) -> float:
+def speed(recipe: recipes.Recipe, images: data.ImageSet, device: torch.device = DEVICE) -> float:
     """Return training steps per second."""
-    logs = training.train(recipe.init(DEVICE), images, replace(recipe, steps=10**9))
+    logs = training.train(recipe.init(device), images, replace(recipe, steps=10**9))
     return steps_per_second(logs, "d_loss")
 
 

@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
+import torch
 import typer
-from _sweep import DEVICE, Out
+from _sweep import Out
 from recipe import speed
 from torch import nn
 from tqdm import tqdm
@@ -72,7 +73,8 @@ def main(
     out: Out = records.FOLDER / "record.json",
 ) -> None:
     """Measure, one seed after the other, store the record and print a table."""
-    reference = speed(recipes.preset("quick"), data.load_images("digits"))
+    cpu = torch.device("cpu")
+    reference = speed(recipes.preset("quick"), data.load_images("digits"), cpu)
     judge = metrics.Evaluator("digits")
     judge.floor(2000)
     runs = [race(seed, judge, limit) for seed in tqdm(range(seeds), desc="seeds")]
@@ -83,7 +85,7 @@ def main(
         "seconds": [seconds for seconds, _ in runs],
         "ratios": [ratio for _, ratio in runs],
     }
-    show(records.save(record, out, DEVICE))
+    show(records.save(record, out, cpu))
 
 
 def show(record: dict) -> None:

@@ -3,8 +3,9 @@
     .venv/ray/bin/python deploy/cluster.py model.onnx --replicas 2
 
 ``make ray`` gives it an environment of its own. Ray routes requests, batches them and replaces a
-replica that has died; what a request may say, and what it gets, is the same as without Ray. Ray's
-processes talk over ports of their own, open to all who reach the machine: give it its own network.
+replica that has died; what a request may say is the same as without Ray, but nothing bounds
+bodies and connections. Ray's processes talk over ports of their own, open to all who reach the
+machine: give it its own network.
 """
 
 import argparse

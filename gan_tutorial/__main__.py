@@ -67,7 +67,7 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "gp": "γ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
     "augment": "DiffAugment: with 100 digits it changed FD little, with 500 it raised it.",
     "bf16": "Multiply matrices in bfloat16 on a device where that is faster.",
-    "seed": "The same seed gives the same weights on the same kind of device.",
+    "seed": "The same seed gives the same weights on the same CPU, with as many threads.",
 }
 
 OUT_OF_MEMORY = "memory|alloc|overflow"  # in the messages of PyTorch, cuBLAS and cuDNN
@@ -164,7 +164,7 @@ def train(
     With --keep-best, best.safetensors too, of which evaluate tells the FD to images that had no
     part in the choice. Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill
     or a crash, the same command with --resume continues from the last checkpoint, and ends with
-    the same weights as an uninterrupted run (on a GPU up to rounding). With torchrun
+    the same weights as an uninterrupted run (on a GPU rounding varies, and grows). With torchrun
     --nproc-per-node 2 -m gan_tutorial train …, two processes train together; a run may be resumed
     with another number of processes.
     """
@@ -325,11 +325,11 @@ def announce_time(logs: Iterable[training.Log], steps: int) -> Iterator[training
     """Pass on the logs; print, after a few slow first steps and 10 more, how long all will take."""
     start = 0.0
     for done, log in enumerate(logs, start=1):
-        if done in (3, 13):
+        if done in (5, 15):  # a GPU records its graph at the fourth step
             log["d_loss"]  # waits for the device
             pace = (time.perf_counter() - start) / 10
             start = time.perf_counter()
-        if done == 13:
+        if done == 15:
             rest = tqdm.format_interval(pace * (steps - log.step))
             line = f"a step takes {pace:.2g} s here, the {steps - log.step} to come about {rest}"
             tqdm.write(line, file=sys.stderr)

@@ -98,7 +98,7 @@ class TrainState:
     """Everything that changes during training, so that a run can be saved, resumed and compared.
 
     The random numbers of a step come from ``step_rng(seed, step)``, so a run that is resumed with
-    the same seed on the same kind of device repeats the unbroken one: to the bit on a CPU, and on a
+    the same seed on the same machine repeats the unbroken one: to the bit on a CPU, and on a
     GPU with ``torch.use_deterministic_algorithms(True)``. Layers with random numbers of their own
     (dropout) are an exception.
 
