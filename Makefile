@@ -79,7 +79,7 @@ $(READY): $(PAGES) requirements.txt pyproject.toml
 
 # Beside all that the book has, which is not installed twice.
 .venv/tensorflow/.ready: requirements-tensorflow.txt $(READY)
-	test -x .venv/tensorflow/bin/python || $(BIN)/python -m venv .venv/tensorflow
+	test -x .venv/tensorflow/bin/pip || $(BIN)/python -m venv .venv/tensorflow
 	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 	    > "$$(.venv/tensorflow/bin/python -c 'import site; print(site.getsitepackages()[0])')/book.pth"
 	.venv/tensorflow/bin/python -m pip install --disable-pip-version-check -r $<

@@ -379,7 +379,7 @@ def evaluate(
 ) -> None:
     """Compare samples with held-out real images.
 
-    A generator with classes gets the labels of training images, drawn at random. Prints each
+    A generator with the classes of the data gets labels of training images, at random. Prints each
     measure next to its floor: what as many real training images score, on average over random
     draws. For digits and clothing, 28×28 and grey, the features are those of a bundled
     classifier, which also tells the share of each class. For all other images they are those of a

@@ -125,7 +125,7 @@ class ImageSet:
         """Return int64 labels (count,) of images drawn at random, none twice until all were drawn.
 
         These are for judging a conditional generator, which learnt each class as often as it occurs
-        here. The images of ``metrics.Evaluator``'s floor are drawn in the same way. With equal
+        here. The images of a floor of ``metrics.Evaluator`` are, too, up to their number. With equal
         classes or exact shares even real images do not score one floor.
         """
         rng = torch.Generator().manual_seed(seed)

@@ -98,9 +98,9 @@ class TrainState:
     """Everything that changes during training, so that a run can be saved, resumed and compared.
 
     The random numbers of a step come from ``step_rng(seed, step)``, so a run that is resumed with
-    the same seed on the same machine repeats the unbroken one: to the bit on a CPU, and on a
-    GPU with ``torch.use_deterministic_algorithms(True)``. Layers with random numbers of their own
-    (dropout) are an exception.
+    the same seed on the same machine, with as many threads, repeats the unbroken one: to the bit
+    on a CPU, and on a GPU with ``torch.use_deterministic_algorithms(True)``. Layers with random
+    numbers of their own (dropout) are an exception.
 
     Attributes:
         G: the generator, in training mode: ``G(z, labels)``, with ``G.latent_dim`` and ``G.shape``.

@@ -177,7 +177,8 @@ def gan(
     for _ in tqdm(training.train(state, images, recipe), total=recipe.steps):
         pass
     G = sampling.recalibrate_batchnorm(state.G_ema)
-    report = metrics.Evaluator(name).report(sampling.generate(G, 2000, seed=2))
+    z, labels = sampling.latents(2000, G.latent_dim, seed=2), images.draw_labels(2000, seed=2)
+    report = metrics.Evaluator(name).report(sampling.sample(G, z, labels))
     floor = report.fd_floor
     print(f"{name}: {report.ratio:.2f} floors of {floor.mean:.3f} ± {floor.std:.3f}")
     print(f"{report.scores}, floors {report.floors}")
