@@ -125,8 +125,8 @@ class ImageSet:
         """Return int64 labels (count,) of images drawn at random, none twice until all were drawn.
 
         These are for judging a conditional generator, which learnt each class as often as it occurs
-        here. The images of a floor of ``metrics.Evaluator`` are, too, up to their number. With equal
-        classes or exact shares even real images do not score one floor.
+        here. The images of ``metrics.Evaluator``'s floor are drawn so, too, up to their number;
+        with equal classes or exact shares even real images do not score one floor.
         """
         rng = torch.Generator().manual_seed(seed)
         rounds = -(-count // len(self))
