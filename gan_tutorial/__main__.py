@@ -70,7 +70,7 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "seed": "The same seed gives the same weights on the same CPU, with as many threads.",
 }
 
-OUT_OF_MEMORY = "memory|alloc|overflow"  # in the messages of PyTorch, cuBLAS and cuDNN
+OUT_OF_MEMORY = "(?<!illegal )memory|alloc|overflow"  # in the messages of PyTorch, cuBLAS and cuDNN
 LOWER = {  # what takes the memory of a command
     "train": "--batch-size, --width, --latent-dim or --size, or take fewer images",
     "sample": "--count",
@@ -191,11 +191,18 @@ def train(
         context.with_resource(checkpoints.locked(out))  # until the command ends
     run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge, images)
     state = run.state
+    if keep_best and warm_start is not None and ranks.is_main and not state.step:
+        before = checkpoints.read_settings(checkpoints.find(warm_start))
+        if not before.get("keep_best") or before.get("fingerprint") != images.fingerprint:
+            message = f"{warm_start} may have learnt from the validation images of --keep-best"
+            print(f"warning: {message}, so that early checkpoints look better", file=sys.stderr)
     with (
         stop_signals() as received,
         distributed.process_group(ranks, state, recipe, run.settings),
     ):
         if ranks.is_main and not state.step:
+            if judge and warm_start is not None:
+                run.save_if_best()  # training may not improve on it
             run.save()  # a folder that cannot be written is noticed now
         if ranks.is_main:
             if dataset in data.NAMES:  # of a folder more was said as it was read
@@ -218,6 +225,7 @@ def train(
                     break
         except training.DivergedError as error:
             if ranks.is_main:
+                run.recalibrate()  # what was restored has the statistics of G
                 run.save()  # the state before it diverged
             advice = f"to go on from it, add --warm-start {shlex.quote(str(out))} and another --out"
             raise training.DivergedError(f"{error}; {advice}") from error
@@ -528,7 +536,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = fail(error.format_message(), error.exit_code)
     except (ValueError, OSError, ArithmeticError) as error:
         status = fail(str(error), 1)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, TypeError) as error:  # the last of sizes beyond 64 bits
         if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error), re.I):
             raise
         wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))  # by PyTorch or NumPy

@@ -24,7 +24,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from gan_tutorial import data, files, plotting, sampling
+from gan_tutorial import data, files, pictures, plotting, sampling
 from gan_tutorial.networks import Generator
 from gan_tutorial.recipes import Recipe
 from gan_tutorial.training import Log, TrainState
@@ -177,7 +177,7 @@ def warm_start(state: TrainState, path: str | Path) -> None:
 def find(name: str | Path) -> Path:
     """Return the checkpoint file for the name of a bundled pair, a run's folder, or a file."""
     path = Path(name)
-    if str(name) in data.PAIRS and not path.exists():
+    if str(name) in data.PAIRS and not path.is_file() and not pictures.is_run(path):
         return data.asset(f"{name}-gan.safetensors")
     return path / Run.CHECKPOINT if path.is_dir() else path
 
@@ -318,8 +318,10 @@ class Run:
             settings |= {"fingerprint": images.fingerprint, "class_names": images.classes}
         run = cls(folder, recipe, recipe.init(device), settings, judge)
         path = folder / cls.CHECKPOINT
-        if path.exists():
-            saved = read_settings(path)
+        saved = read_settings(path) if path.exists() else None
+        if saved and not resume and not saved["step"] and "fingerprint" in saved:
+            saved = None  # it failed before its first step, so nothing is lost
+        if saved:
             if not resume:
                 advice = "add --resume to continue it, or give another --out"
                 raise ValueError(f"{folder} holds a run of {saved['step']} steps; {advice}")
@@ -351,14 +353,18 @@ class Run:
         samples_due = last or log.step % sample_every == 0
         save_due = last or log.step % save_every == 0
         if samples_due or save_due or stop:
-            own = sampling.recalibrate_batchnorm(self.state.G_ema)
-            self.state.G_ema.load_state_dict(own.state_dict())  # the next step overwrites them
+            self.recalibrate()
         if samples_due:
             self.save_samples()
         if self.judge and save_due:
             self.save_if_best()  # first: after a kill in between, a resumed run repeats the step
         if save_due or stop:
             self.save()
+
+    def recalibrate(self) -> None:
+        """Give G's average BatchNorm statistics of its own; the next step overwrites them."""
+        own = sampling.recalibrate_batchnorm(self.state.G_ema)
+        self.state.G_ema.load_state_dict(own.state_dict())
 
     def save(self) -> None:
         """Write log and checkpoint; the log ends at the state's step, also after a rollback."""

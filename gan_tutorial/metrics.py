@@ -246,14 +246,18 @@ class Evaluator:
         self.classifier = load_classifier(name, device) if classifier is None else classifier
         train = data.load_images(name, "train") if train is None else train
         held_out = data.load_images(name, "test") if held_out is None else held_out
-        self.train, _ = self.classifier.extract(train.images)
-        self.held_out, _ = self.classifier.extract(held_out.images)
+        self.train, self.held_out = map(self._features_of, (train, held_out))
         classes = self.classifier.head[-1].out_features
         labels = held_out.labels if classes > 1 else torch.zeros_like(held_out.labels)
         self.shares = class_histogram(labels, classes).cpu()
         self.draws = draws
         self._floors: dict[int, Floor] = {}
         self._score_floors: dict[int, dict[str, float]] = {}
+
+    def _features_of(self, images: data.ImageSet) -> Tensor:
+        """Return the features of a set, (N, 64), of which few images are floats at a time."""
+        parts = (slice(i, i + 1000) for i in range(0, len(images), 1000))
+        return torch.cat([self.features(images.subset(part).images) for part in parts])
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features (N, 64) of images (N, 1, 28, 28) in [-1, 1]."""
@@ -268,6 +272,8 @@ class Evaluator:
         if count not in self._floors:
             scale = self._scale(count)
             values = [frechet_distance(self.held_out, real) for real in self._draws(count)]
+            if max(values) < 1e-9:  # rounding, perhaps below 0
+                raise data.DataError("the real images are all alike, so nothing can be compared")
             self._floors[count] = Floor(tuple(scale * value for value in values))
         return self._floors[count]
 

@@ -130,9 +130,16 @@ def measure_flowers(images: Tensor) -> Flowers:
     waves = torch.exp(1j * petals[:, None, None] * theta)  # (6, S, S)
     strengths = torch.einsum("nhw,khw->nk", (chroma * outside).to(waves), waves)  # (N, 6)
     best = strengths.abs().argmax(1)
-    angle = strengths.gather(1, best[:, None])[:, 0].angle().rad2deg() % 360 / petals[best]
+    angle = strengths.gather(1, best[:, None])[:, 0].angle()
     background = levels.mean(1)[:, radius > 1].mean(1)
-    return Flowers(petals[best], hue.rad2deg() % 360, size, background, angle)
+    angle = _degrees(angle) / petals[best]
+    return Flowers(petals[best], _degrees(hue), size, background, angle)
+
+
+def _degrees(radians: Tensor) -> Tensor:
+    """Return angles in degrees, in [0, 360); in float32 -1e-6 % 360 is 360."""
+    degrees = radians.rad2deg() % 360
+    return torch.where(degrees < 360, degrees, 0)
 
 
 def _polar(side: int) -> tuple[Tensor, Tensor]:

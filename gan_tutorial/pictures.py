@@ -163,8 +163,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     values = np.asarray(image).astype(np.float64)
     key = image.info.get("transparency")
     alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype("u1"))
-    grey = np.rint(values.clip(0, 65535) / 257).astype(np.uint8)
-    if getattr(image, "tag_v2", {}).get(262) == 0:  # TIFF's WhiteIsZero
+    tags = getattr(image, "tag_v2", {})
+    largest = 2 ** tags.get(258, (16,))[0] - 1  # a TIFF may have 12 bits
+    grey = np.rint(255 * values.clip(0, largest) / largest).astype(np.uint8)
+    if tags.get(262) == 0:  # TIFF's WhiteIsZero
         grey = 255 - grey
     return Image.fromarray(grey), alpha
 

@@ -109,6 +109,8 @@ def require_grid(
         columns: images in a row; by default the smallest square that holds all.
     """
     checks.require_integer("count", count, least=1)
+    if len(shape) != 3:
+        raise ValueError(f"samples {tuple(shape)} are no images (C, H, W), so they make no picture")
     columns = columns or math.ceil(math.sqrt(count))
     sides = (math.ceil(count / columns), columns)
     height, width = (
@@ -224,7 +226,8 @@ class Player:
             f'<input type="range" min="0" max="{last}" value="{last}" style="flex:1;min-width:0" '
             f'aria-label="Frame" aria-valuetext="{html.escape(self.labels[-1])}">'
             f"<output>{html.escape(self.labels[-1])}</output></div></div>"
-            f"<script>({_PLAYER_SCRIPT})(document.getElementById('{name}'),{delay})</script>"
+            f"<script>({_PLAYER_SCRIPT})(document.currentScript?.previousElementSibling"
+            f" ?? document.getElementById('{name}'),{delay})</script>"
         )
 
 

@@ -23,7 +23,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" makes tensors, but they hold nothing
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         usable = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         usable += ["mps"] if torch.backends.mps.is_available() else []
         known = ", ".join(usable)
@@ -48,7 +48,8 @@ def step_rng(seed: int, step: int, device: str | torch.device = "cpu") -> torch.
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed PyTorch's global random generator in the block, and restore it afterwards."""
-    with torch.random.fork_rng():
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else None
+    with torch.random.fork_rng(gpus):  # named, or it warns where there are several
         torch.manual_seed(seed)
         yield
 

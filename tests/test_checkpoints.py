@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, the same bits back, and runs that survive being killed."""
 
+import csv
 import errno
 import json
 import multiprocessing
@@ -15,10 +16,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from unittest import mock
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 
 from gan_tutorial import (
     checkpoints,
@@ -26,6 +29,7 @@ from gan_tutorial import (
     metrics,
     networks,
     pictures,
+    plotting,
     recipes,
     sampling,
     training,
@@ -412,12 +416,53 @@ def test_a_warm_start_takes_networks_but_neither_steps_nor_moments():
     assert state.G.training
 
 
+def test_a_warm_start_gives_g_the_average_of_the_other_run(saved):
+    state, path = saved
+    other, average, last = other_state(), state.G_ema.state_dict(), state.G.state_dict()
+    checkpoints.warm_start(other, path)
+    for network in (other.G, other.G_ema):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, average[name])
+    assert not all(torch.equal(value, last[name]) for name, value in average.items())
+
+
 def test_a_warm_start_from_other_networks_changes_nothing():
     recipe = replace(recipes.preset("best"), width=8)
     state, untouched = recipe.init(), recipe.init()
     with pytest.raises(checkpoints.CheckpointError, match="has other networks"):
         checkpoints.warm_start(state, checkpoints.find("digits"))
     assert same_bits(state, untouched)
+
+
+def test_what_a_run_writes_is_of_the_average_with_statistics_of_its_own(tmp_path):
+    run = checkpoints.Run.open(tmp_path, SMALL, "digits")
+    for log in training.train(run.state, IMAGES, SMALL):
+        run.record(log, sample_every=6, save_every=6)
+    G, _ = checkpoints.load_generator(tmp_path)
+    own = sampling.recalibrate_batchnorm(trained(SMALL).G_ema)
+    torch.testing.assert_close(G.state_dict(), own.state_dict())
+    with Image.open(tmp_path / "samples-000006.png") as picture:
+        assert np.array_equal(picture, plotting.tile(sampling.generate(G, 64, SMALL.seed)))
+    with (tmp_path / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {name: float(row[name]) for name in row} == {
+        "step": 6,
+        "d_loss": log["d_loss"],
+        "g_loss": log["g_loss"],
+    }
+
+
+def test_the_best_checkpoint_is_kept_after_worse_ones_and_after_a_resume(tmp_path):
+    judge = mock.Mock(side_effect=[3.0, 1.0, 2.0, 1.5])
+    run = checkpoints.Run.open(tmp_path, SMALL, "digits", judge=judge)
+    for step in (1, 2, 3):
+        run.state.step = step
+        run.save_if_best()
+    run.save()
+    resumed = checkpoints.Run.open(tmp_path, SMALL, "digits", resume=True, judge=judge)
+    resumed.save_if_best()
+    kept = checkpoints.read_settings(tmp_path / checkpoints.Run.BEST)
+    assert (kept["step"], kept["validation_fd"]) == (2, 1.0)
 
 
 def test_the_folder_of_a_run_is_known_by_its_files():

@@ -20,10 +20,20 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
-from gan_tutorial import augment, checkpoints, data, metrics, recipes, records, sampling
-from gan_tutorial.__main__ import SETTINGS, expectation, main
+from gan_tutorial import (
+    augment,
+    checkpoints,
+    data,
+    metrics,
+    recipes,
+    records,
+    sampling,
+    training,
+)
+from gan_tutorial.__main__ import SETTINGS, announce_time, expectation, main
 from gan_tutorial.ship.serving.app import Service
 from gan_tutorial.ship.serving.limits import Limits, ServerState
 from gan_tutorial.ship.serving.model import OnnxGenerator
@@ -115,6 +125,17 @@ def test_keep_best_keeps_the_checkpoint_that_is_nearest_to_validation_images(tmp
         settings[key] for key in ("step", "validation_fd")
     ]
     assert run(f"evaluate {best} --count 100") == 0
+
+
+def test_with_keep_best_the_networks_never_see_the_validation_images(tmp_path, monkeypatch):
+    spy = mock.Mock(wraps=training.train)
+    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(metrics, "Evaluator", lambda *_, **__: mock.Mock(fd=lambda _: 1.0))
+    assert run(f"train --out {tmp_path}/a --steps 1 --keep-best {SMALL}") == 0
+    _, images, _ = spy.call_args.args
+    others, _ = data.load_images("digits").hold_out()
+    assert torch.equal(images.pixels, others.pixels)
+    assert torch.equal(images.labels, others.labels)
 
 
 def test_keep_best_is_refused_where_nothing_judges_and_cannot_be_changed_later(tmp_path, capsys):
@@ -231,7 +252,7 @@ def photographs(tmp_path):
 def test_colour_photographs_are_learned_resumed_sampled_and_exported(photographs, tmp_path, capsys):
     out = tmp_path / "a"
     command = f"train --data {photographs} --size 64 --channels 3 --out {out} {SMALL}"
-    assert run(f"{command} --steps 14") == 0
+    assert run(f"{command} --steps 16") == 0
     printed = capsys.readouterr()
     read, expected, _ = printed.out.splitlines()
     assert read.startswith("photographs: 32 images, 64×64, colour; one class; files of ")
@@ -253,6 +274,19 @@ def test_colour_photographs_are_learned_resumed_sampled_and_exported(photographs
     assert err.count("\n") == 1
     assert run(f"export {out} --out {out}/model.onnx") == 0
     assert OnnxGenerator(out / "model.onnx").card.shape == (3, 64, 64)
+
+
+def test_the_announced_time_is_that_of_ten_steps_after_the_first_five(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def logs():
+        for step in range(101, 121):  # a resumed run
+            now[0] += 60 if step <= 105 else 2
+            yield training.Log(step, {"d_loss": torch.zeros(())})
+
+    assert [log.step for log in announce_time(logs(), 200)] == list(range(101, 121))
+    assert capsys.readouterr().err == "a step takes 2 s here, the 85 to come about 02:50\n"
 
 
 def test_a_run_on_ones_own_images_is_judged(tmp_path, capsys):
@@ -352,11 +386,11 @@ def test_evaluate_prints_a_table_and_json(trained, capsys):
         assert f"{value:.4f}" in table
 
 
-def test_evaluate_draws_labels_from_those_of_the_training_images(capsys):
-    assert run("evaluate digits --count 100 --seed 3 --json") == 0
+def test_evaluate_draws_z_as_asked_and_labels_from_those_of_the_training_images(capsys):
+    assert run("evaluate digits --count 100 --seed 3 --truncation 1 --json") == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     G, _ = checkpoints.load_generator("digits")
-    z, train = sampling.latents(100, G.latent_dim, seed=3), data.load_images("digits")
+    z, train = sampling.latents(100, G.latent_dim, 3, truncation=1), data.load_images("digits")
     expected = metrics.Evaluator("digits").report(
         sampling.sample(G, z, train.draw_labels(100, seed=3))
     )
@@ -573,6 +607,25 @@ def test_memory_that_cannot_be_had_ends_in_one_line(trained, message, said, monk
     monkeypatch.setattr(sampling, "generate", full)
     assert run(f"sample {trained}") == 1
     assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_the_program_is_not_called_one_of_memory(trained, monkeypatch):
+    fault = RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x9 and 8x4)")
+    monkeypatch.setattr(sampling, "generate", mock.Mock(side_effect=fault))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        main(["sample", str(trained)])
+
+
+def test_download_is_asked_of_torchvision_only_with_the_option(tmp_path, monkeypatch):
+    fetch = mock.Mock(side_effect=RuntimeError("no network"))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))  # no system package
+    for command in (f"train --data mnist --out {tmp_path}/a", "evaluate digits --data mnist"):
+        fetch.reset_mock()
+        assert run(f"{command} --root {tmp_path}/root") == 1
+        fetch.assert_not_called()
+        assert run(f"{command} --root {tmp_path}/root --download") == 1
+        fetch.assert_called_once_with()
 
 
 @pytest.mark.parametrize("settings", [{}, {"data": "digits", "recipe": {}}, {"recipe": "best"}])

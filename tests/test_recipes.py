@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from gan_tutorial import metrics, mixtures, networks, recipes, sampling, training
+from gan_tutorial import checkpoints, metrics, mixtures, networks, recipes, sampling, training
 
 
-@pytest.mark.parametrize("name", ["quick", "best", "article"])
+@pytest.mark.parametrize("name", [name for name in recipes.PRESETS if name != "plane"])
 def test_a_preset_trains(name, pictures, device):
     recipe = replace(recipes.preset(name), steps=2, batch_size=8, shape=pictures.shape, width=4)
     state = recipe.init(device)
@@ -37,6 +37,16 @@ def test_packing_changes_the_discriminator_alone():
     torch.testing.assert_close(packed.G.state_dict(), plain.G.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(packed.D.state_dict(), again.D.state_dict(), rtol=0, atol=0)
     assert networks.count_parameters(packed.D) > networks.count_parameters(plain.D)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("digits", "best"), ("fashion", "best"), ("flowers", "flowers")]
+)
+def test_the_bundled_networks_have_the_recipe_that_their_card_names(name, preset):
+    path = checkpoints.find(name)
+    recipe = recipes.Recipe(**checkpoints.read_settings(path)["recipe"])
+    assert recipe == recipes.preset(preset)
+    assert f"the preset `{preset}` on the " in path.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_the_article_has_its_settings():

@@ -33,6 +33,8 @@ def tpr_at_fpr(positive: Tensor, negative: Tensor, fpr: float) -> float:
     to a multiple of 1/M, so ``fpr`` below 1/M allows no false alarm.
     """
     allowed = int(fpr * len(negative) + 1e-9)
+    if allowed >= len(negative):
+        return 1.0
     threshold = negative.sort(descending=True).values[allowed]
     return (positive > threshold).double().mean().item()
 

@@ -57,16 +57,20 @@ ganLive.cover = (() => {
       }
     }
 
-    // The mark follows a mouse until a click holds it, and after the next click again.
-    let held = false;
+    // The mark follows a mouse until a click holds it, and after the next click again; a finger
+    // drags it, or taps where it shall be.
+    const near = dragFrom(map, () => [(1 + state.x / REACH) / 2, (1 - state.y / REACH) / 2]);
+    let [held, dragging] = [false, false];
     const follow = (event) => {
-      if (event.type === "pointerdown" && event.pointerType === "mouse") held = !held;
-      else if (held && event.pointerType === "mouse") return;
+      const [mouse, finger] = ["mouse", "touch"].map((kind) => event.pointerType === kind);
+      if (event.type === "pointerdown") dragging = !finger || near(event);
+      if (finger && !dragging && event.type !== "click") return; // it may scroll the page
+      if (event.type === "pointerdown" && mouse) held = !held;
+      else if (held && mouse) return;
       const [x, y] = map.place(event);
       move((2 * x - 1) * REACH, (1 - 2 * y) * REACH);
     };
-    dragFrom(map, () => [(1 + state.x / REACH) / 2, (1 - state.y / REACH) / 2]);
-    for (const type of ["pointerdown", "pointermove"]) map.node.addEventListener(type, follow);
+    for (const type of ["pointerdown", "pointermove", "click"]) map.node.addEventListener(type, follow);
     onArrows(map.node, (right, up) => move(state.x + STEP * right, state.y + STEP * up));
     const hand = button("Another hand", () => {
       state.seed += 1;

@@ -176,7 +176,7 @@ ganLive.game = (() => {
       const [ofMean, ofLogStd] = slope(state),
         { mean: before, std: wide } = state;
       move({ mean: before - 0.2 * ofMean, std: wide * Math.exp(-0.2 * ofLogStd) });
-      status.textContent = following();
+      if (status.textContent !== following()) status.textContent = following(); // said once
       if (Math.hypot(ofMean, ofLogStd) < 0.002)
         stop(now.js < 0.01 ? "G has arrived: the slope is 0." : "The slope is 0, and q is not p.");
       else if (state.mean === before && state.std === wide)

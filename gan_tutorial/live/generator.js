@@ -161,6 +161,10 @@ ganLive.generator = (() => {
     });
     return {
       add,
+      // Forget the jobs whose names begin so.
+      drop(start) {
+        for (const name of [...jobs.keys()]) if (name.startsWith(start)) jobs.delete(name);
+      },
       get busy() {
         return jobs.size > 0;
       },

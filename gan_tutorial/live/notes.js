@@ -332,6 +332,7 @@ ganLive.notes = (() => {
         many,
         button("Reset", () => {
           stop();
+          work.drop("sound ");
           Object.assign(state, START);
           [source.value, share.value] = [state.source, 0];
           cloud.clear();

@@ -236,6 +236,7 @@ ganLive.page = (() => {
   function onArrows(node, move) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     node.addEventListener("keydown", (event) => {
+      if (event.altKey || event.ctrlKey || event.metaKey) return; // Alt and ← go back a page
       if (steps[event.key] && move(...steps[event.key]) !== false) event.preventDefault();
     });
   }

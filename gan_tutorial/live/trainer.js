@@ -550,6 +550,7 @@ ganLive.trainer = (() => {
         return stop(`Paused after step ${training.step}.`);
       }
       if (!training.data.centres.length) return say("Draw some points first.");
+      if (!slow && shown.average !== wanted) restore();
       turnOn(true);
       sayWhat();
       wait = 0;
@@ -569,10 +570,12 @@ ganLive.trainer = (() => {
     }
 
     function redata() {
+      settle(); // a step that is under way ends with the data that it began with
       training.data = DATA.draw(drawn);
       refer();
       measure(false);
       plot.redraw();
+      if (playing && !drawn.length) toggle();
     }
 
     function place(event) {
@@ -591,7 +594,7 @@ ganLive.trainer = (() => {
     }
 
     function onKey(event) {
-      if (recipe.data !== "draw") return;
+      if (recipe.data !== "draw" || event.altKey || event.ctrlKey || event.metaKey) return;
       const step = training.data.reach / 20,
         move = {
           ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step],
@@ -816,7 +819,6 @@ ganLive.trainer = (() => {
     const clear = button("Clear", () => {
       drawn = [];
       redata();
-      if (playing) toggle();
       plot.node.focus();
       say("Draw with a finger, the mouse or the keys.");
     });

@@ -134,7 +134,8 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
 
 def card(G: Generator, settings: Mapping) -> Card:
     """Return the description of G to store in an exported file."""
-    name = Path(settings.get("data") or "unnamed").name  # without the path of a folder of images
+    name = Path(settings.get("data") or "").name  # without the path of a folder of images
+    name = name if name.strip(".") else "unnamed"  # of "." or ".."; without a name PNGs say nothing
     samples = _sample(G, *probe_inputs(PROBES, G.latent_dim, G.classes))  # refuses NaN
     return Card(
         name=name,

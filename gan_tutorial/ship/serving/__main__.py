@@ -57,9 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
-        for name in ("port", "metrics_port"):
-            if not 0 <= (getattr(options, name) or 0) < 2**16:
-                raise ValueError(f"--{name} must be a port, but is {getattr(options, name)}")
+        for name, least in (("port", 0), ("metrics_port", 1)):  # a free one would not be printed
+            port = getattr(options, name)
+            if port is not None and not least <= port < 2**16:
+                raise ValueError(f"--{name} must be a port, but is {port}")
         if not 0 <= options.drain < 3600:
             raise ValueError(f"--drain must be seconds in [0, 3600), but is {options.drain}")
         reserve_files(limits.connections)
