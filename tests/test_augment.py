@@ -16,20 +16,33 @@ def images(count: int = 64, channels: int = 1, size: int = 8, seed: int = 0) -> 
     return torch.rand(count, channels, size, size, generator=rng(seed)) * 2 - 1
 
 
+def colour_changes(before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return what was added to each image, and the factors of its contrast and saturation."""
+    shift = after.mean((1, 2, 3)) - before.mean((1, 2, 3))
+    grey = [x.mean(1) - x.mean((1, 2, 3))[:, None, None] for x in (before, after)]
+    contrast = grey[1].flatten(1).norm(dim=1) / grey[0].flatten(1).norm(dim=1)
+    tint = [x - x.mean(1, keepdim=True) for x in (before, after)]
+    saturation = tint[1].flatten(1).norm(dim=1) / tint[0].flatten(1).norm(dim=1) / contrast
+    return shift, contrast, saturation
+
+
 @given(st.sampled_from([1, 3]), st.integers(0, 100))
 def test_colour_changes_brightness_contrast_and_saturation_within_their_ranges(channels, seed):
     before = images(16, channels, seed=seed)
-    after = augment.colour(before, rng(seed))
-    shift = after.mean((1, 2, 3)) - before.mean((1, 2, 3))
+    shift, contrast, saturation = colour_changes(before, augment.colour(before, rng(seed)))
     assert shift.abs().max() <= 0.5 + 1e-5, "only brightness changes the mean"
-    grey = [x.mean(1) - x.mean((1, 2, 3))[:, None, None] for x in (before, after)]
-    contrast = grey[1].flatten(1).norm(dim=1) / grey[0].flatten(1).norm(dim=1)
     assert contrast.min() >= 0.5 - 1e-4
     assert contrast.max() <= 1.5 + 1e-4
     if channels == 3:
-        tint = [x - x.mean(1, keepdim=True) for x in (before, after)]
-        saturation = tint[1].flatten(1).norm(dim=1) / tint[0].flatten(1).norm(dim=1) / contrast
         assert saturation.max() <= 2 + 1e-4
+
+
+def test_colour_reaches_the_ends_of_its_ranges_independently():
+    before = images(4000, 3)
+    changes = torch.stack(colour_changes(before, augment.colour(before, rng())))
+    ends = torch.tensor([[-0.5, 0.5, 0.0], [0.5, 1.5, 2.0]])
+    torch.testing.assert_close(torch.stack(changes.aminmax(dim=1)), ends, rtol=0, atol=0.01)
+    assert (changes.corrcoef() - torch.eye(3)).abs().max() < 0.1
 
 
 @given(st.integers(0, 100), st.integers(6, 20), st.integers(6, 20))

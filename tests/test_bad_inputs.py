@@ -116,6 +116,7 @@ ARGUMENTS = {
     "unknown device": (call(runtime.choose_device, "tpu!"), "'tpu!' here; use one of auto"),
     "absent device": (call(runtime.choose_device, "cuda:99"), "no device 'cuda:99' here"),
     "no memory": (call(runtime.choose_device, "meta"), "no device 'meta' here; use"),
+    "a device's library is missing": (call(runtime.choose_device, "hpu"), "no device 'hpu' here"),
     "preset": (call(preset, "fast"), "one of quick, best, .*, plane, but is 'fast'"),
     "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set one of them to 0"),
     "no setting": (call(Recipe, lr=1), "unexpected keyword argument 'lr'", TypeError),
@@ -318,6 +319,7 @@ OUTPUT = {
     "no format": (lambda t: plotting.save_grid(images(), t / "x.odd"), r"x\.odd must end in \.png"),
     "a wide row": (call(plotting.require_grid, 4, (1, 8, 8), "x.png", 10**8), "lower --count or"),
     "many": (call(plotting.require_grid, BEYOND, (1, 8, 8), "x.png"), "count must be .* from 1"),
+    "points": (call(plotting.require_grid, 4, (2,), "x.png"), r"samples \(2,\) are no images"),
     "long WebP": (call(plotting.require_grid, 2000, (1, 8, 8), "x.webp", 1), "16,383 a side, in x"),
 }
 DISK = {

@@ -14,6 +14,7 @@ import textwrap
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -463,6 +464,18 @@ def test_the_best_checkpoint_is_kept_after_worse_ones_and_after_a_resume(tmp_pat
     resumed.save_if_best()
     kept = checkpoints.read_settings(tmp_path / checkpoints.Run.BEST)
     assert (kept["step"], kept["validation_fd"]) == (2, 1.0)
+
+
+def test_a_folder_with_the_name_of_a_bundled_pair_hides_it_only_if_it_is_a_run(
+    tmp_path, monkeypatch
+):
+    bundled, here = checkpoints.find("digits"), Path("digits", CHECKPOINT)
+    monkeypatch.chdir(tmp_path)
+    here.parent.mkdir()  # of images; train --data digits does not take them either
+    assert checkpoints.find("digits") == bundled
+    assert checkpoints.find("./digits") == here
+    here.touch()
+    assert checkpoints.find("digits") == here
 
 
 def test_the_folder_of_a_run_is_known_by_its_files():

@@ -187,7 +187,7 @@ CLAIMS = {
     "the network without noise is nearer to the truth": (
         "beyond/enlarger", "enlarger", (ENLARGER[0], 'silent, noisy = ('),
         ("sets", "digits", "runs", "adversarial"), ("sets", "digits", "runs", "no noise"),
-        'silent < 1.1 * statistics.median(column("digits", "adversarial", measure))',
+        'statistics.median(silent) < statistics.median(noisy)',
     ),
     "a hundredth of adversarial loss makes fewer misread digits": (
         "beyond/enlarger", "enlarger", (ENLARGER[0], "stands = {"),

@@ -1,7 +1,9 @@
 """A file is replaced atomically or not at all."""
 
 import io
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,9 +51,32 @@ def test_replacing_overwrites_the_temporary_file_of_a_killed_process(tmp_path):
         block.__exit__(None, None, None)
 
 
+def test_replacing_puts_the_content_on_the_disk_before_it_renames(tmp_path, monkeypatch):
+    """Else a power cut may leave the new name without the content."""
+    done, rename = [], Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_size))
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("renamed") or rename(*paths))
+    with files.replacing(tmp_path / "file.txt") as temporary:
+        temporary.write_text("new")
+    assert done == [len("new"), "renamed"]
+
+
 def test_replacing_raises_if_nothing_was_written(tmp_path):
     with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "file.txt"):
         pass
+
+
+def test_replacing_refuses_what_is_no_ordinary_file(tmp_path):
+    """Such as a device: as root, /dev/null would become a file."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with (
+        pytest.raises(ValueError, match="pipe is no ordinary file, so it is not replaced"),
+        files.replacing(path) as temporary,
+    ):
+        temporary.write_text("new")
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

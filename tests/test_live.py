@@ -1015,6 +1015,16 @@ def test_the_trainer_shows_the_field_of_one_d(desktop):
     assert not mixed  # so the comparison can fail
 
 
+def test_the_trainer_plays_on_with_the_average_after_a_single_turn(desktop):
+    trainer = desktop.explorer("trainer")
+    trainer.get_by_label("average of G").check()
+    trainer.get_by_role("button", name="Step of D").click()
+    assert not trainer.get_by_label("average of G").is_checked()  # a turn shows G itself
+    trainer.get_by_role("button", name="Play").click()
+    assert trainer.get_by_label("average of G").is_checked()
+    trainer.get_by_role("button", name="Pause").click()
+
+
 def test_the_trainer_takes_its_settings(desktop):
     trainer = desktop.explorer("trainer")
     trainer.locator("details").evaluate("box => { box.open = true; }")
@@ -1086,6 +1096,50 @@ def test_points_are_drawn_by_mouse_and_by_keys(desktop):
     choose(trainer, "data", "ring")
 
 
+@pytest.fixture
+def playing(desktop: Visit) -> Iterator[Locator]:
+    """The trainer while it learns from one point, with five steps of D for each of G."""
+    page, trainer = desktop.page, desktop.explorer("trainer")
+    choose(trainer, "data", "draw")
+    trainer.get_by_role("button", name="Clear").click()
+    trainer.locator("details").evaluate("box => { box.open = true; }")
+    trainer.get_by_label("steps of D").fill("5")
+    trainer.locator("canvas").first.focus()
+    page.keyboard.press("Space")
+    trainer.get_by_role("button", name="Play").click()
+    page.wait_for_function("root => root.explorer.training.step > 0", arg=trainer.element_handle())
+    yield trainer
+    choose(trainer, "data", "ring")
+    choose(trainer, "preset", "first")
+
+
+def test_the_trainer_stops_when_the_last_point_is_taken_back(playing, desktop):
+    playing.locator("canvas").first.focus()
+    desktop.page.keyboard.press("Backspace")
+    assert state(playing, "e.training.data.centres") == []
+    assert playing.get_by_role("button", name="Play").count() == 1
+    assert "Paused" in playing.locator("[role=status]").inner_text()
+    assert desktop.messages == []
+
+
+def test_the_trainer_is_cleared_in_the_midst_of_a_step(playing, desktop):
+    playing.evaluate(
+        """async root => {
+            const { training } = root.explorer, update = training.updateD;
+            let turns = null;  // of D since that of G
+            training.updateD = () => { turns += 1; update.call(training); };
+            const last = training.updateG;
+            training.updateG = () => { turns = 0; last.call(training); };
+            while (!(turns > 0 && turns < 5)) await new Promise(requestAnimationFrame);
+            for (const button of root.querySelectorAll("button"))
+                if (button.textContent === "Clear") button.click();
+        }"""
+    )
+    assert state(playing, "e.training.data.centres") == []
+    assert playing.get_by_role("button", name="Play").count() == 1
+    assert desktop.messages == []
+
+
 def test_it_rests_out_of_sight(desktop):
     page, trainer = desktop.page, desktop.explorer("trainer")
     trainer.get_by_role("button", name="Reset").click()
@@ -1130,6 +1184,16 @@ def test_points_are_drawn_by_touch(phone):
     )  # the page scrolls
 
 
+def swipe_up(page: Page, x: float, y: float) -> None:
+    """Move a finger up by 80 pixels, beginning there."""
+    at, touch = {"x": x, "y": y}, page.context.new_cdp_session(page).send
+    touch("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+    for _ in range(8):
+        at["y"] -= 10
+        touch("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
+    touch("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 @pytest.mark.parametrize("near", [True, False])
 def test_a_thumb_drags_the_start_and_elsewhere_scrolls_the_page(phone, near):
     page, dirac = phone.page, phone.explorer("dirac")
@@ -1138,20 +1202,36 @@ def test_a_thumb_drags_the_start_and_elsewhere_scrolls_the_page(phone, near):
     plane.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
     box = plane.bounding_box()
     x, y = (30 + 3.6 / 5.2 * (box["width"] - 40), 8 + 1.6 / 5.2 * (box["height"] - 48))  # of (1, 1)
-    at = {"x": box["x"] + (x if near else 60), "y": box["y"] + (y if near else box["height"] - 60)}
     before = page.evaluate("scrollY")
-    touch = page.context.new_cdp_session(page).send
-    touch("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
-    for _ in range(8):
-        at["y"] -= 10
-        touch("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [at]})
-    touch("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    x, y = (x, y) if near else (60, box["height"] - 60)
+    swipe_up(page, box["x"] + x, box["y"] + y)
     if near:
         assert state(dirac, "e.start[1]") > 1.5
         assert page.evaluate("scrollY") == before
     else:
         page.wait_for_function(f"scrollY > {before} + 30", timeout=TIMEOUT)
         assert state(dirac, "e.start") == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["trainer", "game", "dirac", "latent", "classes", "cover"])
+def test_keys_with_a_modifier_are_the_browsers(desktop, name):
+    """Alt and ← go back a page; Meta and ↑ go to its beginning."""
+    explorer = desktop.explorer(name)
+    if name == "trainer":
+        choose(explorer, "data", "draw")
+    taken = explorer.locator("canvas[tabindex]").first.evaluate(
+        """(canvas, keys) => {
+            const press = (key, modifier) => !canvas.dispatchEvent(new KeyboardEvent("keydown",
+                { key, [modifier]: true, bubbles: true, cancelable: true }));
+            return ["none", "altKey", "ctrlKey", "metaKey"].map(
+                modifier => keys.map(key => press(key, modifier)));
+        }""",
+        ["ArrowRight", "ArrowLeft", *["Enter", "Backspace"][: 2 * (name == "trainer")]],
+    )
+    assert all(taken[0])
+    assert not any(map(any, taken[1:]))
+    if name == "trainer":
+        choose(explorer, "data", "ring")
 
 
 def test_the_game_by_keys_and_by_mouse(desktop):
@@ -1389,6 +1469,26 @@ def test_the_cover_follows_a_finger(phone):
     phone.page.wait_for_function(moved, arg=cover.element_handle(), timeout=TIMEOUT)
     drawn(cover)
     assert pixels(cover, 1) != before
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_thumb_drags_the_mark_of_the_cover_and_elsewhere_scrolls_the_page(phone, near):
+    page, cover = phone.page, phone.explorer("cover")
+    plane = cover.locator("canvas[tabindex]")
+    plane.evaluate("node => node.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    plane.tap()  # in the middle
+    middle = "root => Math.hypot(root.explorer.state.x, root.explorer.state.y) < 0.05"
+    page.wait_for_function(middle, arg=cover.element_handle(), timeout=TIMEOUT)
+    start, box = state(cover, "[e.state.x, e.state.y]"), plane.bounding_box()
+    before = page.evaluate("scrollY")
+    x, y = (0.5, 0.5) if near else (0.1, 0.9)
+    swipe_up(page, box["x"] + x * box["width"], box["y"] + y * box["height"])
+    if near:
+        assert state(cover, "e.state.y") > 0.5
+        assert page.evaluate("scrollY") == before
+    else:
+        page.wait_for_function(f"scrollY > {before} + 30", timeout=TIMEOUT)
+        assert state(cover, "[e.state.x, e.state.y]") == start
 
 
 def listen(page: Page) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -136,6 +137,28 @@ def test_with_keep_best_the_networks_never_see_the_validation_images(tmp_path, m
     others, _ = data.load_images("digits").hold_out()
     assert torch.equal(images.pixels, others.pixels)
     assert torch.equal(images.labels, others.labels)
+
+
+def test_keep_best_also_judges_the_networks_that_a_run_starts_from(trained, tmp_path, monkeypatch):
+    judge = mock.Mock(fd=mock.Mock(side_effect=[1.0, 2.0]))
+    monkeypatch.setattr(metrics, "Evaluator", lambda *_, **__: judge)
+    options = f"--steps 1 --keep-best --conditional --warm-start {trained} {SMALL}"
+    assert run(f"train --out {tmp_path}/a {options}") == 0
+    best = checkpoints.read_settings(tmp_path / "a" / checkpoints.Run.BEST)
+    assert (best["step"], best["validation_fd"]) == (0, 1.0)
+
+
+def test_keep_best_warns_of_networks_that_may_know_the_validation_images(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(metrics, "Evaluator", lambda *_, **__: mock.Mock(fd=lambda _: 1.0))
+    part, options = tmp_path / "part", f"--steps 1 --keep-best --conditional {SMALL}"
+    assert run(f"train --out {part} {options}") == 0
+    for start in (trained, part):
+        capsys.readouterr()
+        assert run(f"train --out {tmp_path}/{start.name}-on --warm-start {start} {options}") == 0
+        warning = f"warning: {start} may have learnt from the validation images of --keep-best"
+        assert (warning in capsys.readouterr().err) == (start == trained)
 
 
 def test_keep_best_is_refused_where_nothing_judges_and_cannot_be_changed_later(tmp_path, capsys):
@@ -609,11 +632,34 @@ def test_memory_that_cannot_be_had_ends_in_one_line(trained, message, said, monk
     assert capsys.readouterr().err == said
 
 
-def test_a_fault_of_the_program_is_not_called_one_of_memory(trained, monkeypatch):
-    fault = RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x9 and 8x4)")
-    monkeypatch.setattr(sampling, "generate", mock.Mock(side_effect=fault))
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+@pytest.mark.parametrize(
+    "message",
+    [
+        "mat1 and mat2 shapes cannot be multiplied (4x9 and 8x4)",
+        "CUDA error: an illegal memory access was encountered",
+    ],
+)
+def test_a_fault_of_the_program_is_not_called_one_of_memory(message, trained, monkeypatch):
+    monkeypatch.setattr(sampling, "generate", mock.Mock(side_effect=RuntimeError(message)))
+    with pytest.raises(RuntimeError, match=re.escape(message)):
         main(["sample", str(trained)])
+
+
+def test_a_run_that_fails_before_its_first_step_can_be_begun_anew(tmp_path, monkeypatch, capsys):
+    """With a smaller batch, as the message says. Other networks of 0 steps are not overwritten."""
+    command = f"train --out {tmp_path}/a --steps 2 {SMALL}"
+    with monkeypatch.context() as patch:
+        full = mock.Mock(side_effect=RuntimeError("CUDA out of memory."))
+        patch.setattr(training, "one_step", full)
+        assert run(command) == 1
+    assert "lower --batch-size" in capsys.readouterr().err
+    assert run(f"{command} --batch-size 4") == 0
+    assert run(command) == 1
+    assert "holds a run of 2 steps; add --resume" in capsys.readouterr().err
+    (tmp_path / "b").mkdir()
+    shutil.copy(checkpoints.find("digits"), tmp_path / "b" / CHECKPOINT)
+    assert run(f"train --out {tmp_path}/b --steps 2 {SMALL}") == 1
+    assert "holds a run of 0 steps" in capsys.readouterr().err
 
 
 def test_download_is_asked_of_torchvision_only_with_the_option(tmp_path, monkeypatch):
@@ -686,6 +732,23 @@ def test_divergence_ends_in_one_line_and_keeps_a_good_state(sample_every, tmp_pa
     assert run(f"train --out {tmp_path}/b --steps 4 --r1 1 {advice} {options}") == 0  # as it says
     assert run(f"train --out {tmp_path} --resume --steps 400 --r1 1 {options}") == 1
     assert f"start from its networks: --warm-start {tmp_path} with" in capsys.readouterr().err
+
+
+def test_what_is_kept_after_a_divergence_has_statistics_of_its_own(tmp_path, monkeypatch):
+    """As all that a run writes: the average's BatchNorm has not those of G."""
+    one_step = training.one_step
+
+    def diverging(state, *others):
+        if state.step == 7:
+            next(state.G.parameters()).data.fill_(torch.nan)
+        return one_step(state, *others)
+
+    monkeypatch.setattr(training, "one_step", diverging)
+    assert run(f"train --out {tmp_path} --steps 10 {SMALL}") == 1
+    G, settings = checkpoints.load_generator(tmp_path)
+    assert settings["step"] == 5
+    own = sampling.recalibrate_batchnorm(G)
+    torch.testing.assert_close(G.state_dict(), own.state_dict())
 
 
 def test_the_module_runs_as_a_process_from_any_folder(tmp_path):

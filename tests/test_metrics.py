@@ -346,6 +346,14 @@ def test_an_untrained_network_tells_bad_images_from_good_ones(held_out_digits):
     assert torch.equal(untrained(train).trunk[-1].weight, network.trunk[-1].weight)
 
 
+def test_real_images_that_are_all_alike_judge_nothing():
+    """Their floor is rounding, perhaps below 0."""
+    alike = data.load_images("digits").subset(torch.zeros(360, dtype=torch.int64))
+    judge = metrics.Evaluator("digits", train=alike, held_out=alike.subset(slice(90)))
+    with pytest.raises(data.DataError, match="the real images are all alike"):
+        judge.ratio(alike.images[:100])
+
+
 def test_a_report_has_every_score_with_its_floor(evaluator):
     images = data.load_images("digits").images[4000:4600]
     report = evaluator.report(images)

@@ -160,6 +160,17 @@ def test_the_factors_of_a_drawn_flower_are_measured(side):
     assert (found.background - flowers.background).abs().max() < 0.003
 
 
+def test_measured_angles_are_less_than_a_whole_turn():
+    """Also where rounding makes them a little less than 0."""
+    zeros = torch.zeros(50)
+    flowers = replace(mixtures.flowers(50, seed=12), hue=zeros, angle=zeros)
+    found = mixtures.measure_flowers(data.to_unit_range(flowers.draw(64)))
+    assert torch.equal(found.petals, flowers.petals)
+    for name, turn in (("hue", 360), ("angle", 360 / flowers.petals)):
+        measured = getattr(found, name)
+        assert ((measured >= 0) & (measured < turn)).all(), name
+
+
 def test_the_factors_are_measured_in_spite_of_noise():
     flowers = mixtures.flowers(600, seed=11)
     images = data.to_unit_range(flowers.draw(32))

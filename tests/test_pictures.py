@@ -133,6 +133,7 @@ DEPTHS = {
     "16 bits, colour, TIFF": (tiff(16, 1, SWAPPED * 3, 2, 3), MIDDLE),
     "16 bits, white is 0, TIFF": (tiff(16, 1, SWAPPED, 0), (138, 138, 138)),
     "8 bits, white is 0, TIFF": (tiff(8, 1, b"\x40", 0), (191, 191, 191)),
+    "12 bits, TIFF": (tiff(12, 1, b"\x75\x37\x53"), MIDDLE),  # two pixels of 1875
     "16 bits, CMYK, TIFF": (tiff(16, 1, bytes(8), 5, 4), WHITE),
     "16 bits, PGM": (b"P5 16 16 65535\n" + DEEP * SIDE**2, MIDDLE),
     "12 bits, PGM": (b"P5 16 16 4095\n" + b"\x07\x53" * SIDE**2, MIDDLE),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 from html.parser import HTMLParser
 
@@ -202,6 +203,21 @@ def test_players_on_one_page_have_different_ids():
     player = plotting.Player(frames(), ["a", "b", "c"], alt="grey")
     names = {Elements(player._repr_html_()).all("div")[0]["id"] for _ in range(3)}
     assert len(names) == 3
+
+
+def test_a_player_works_below_an_older_one_of_its_id(browser, monkeypatch):
+    """As after a kernel's restart, when the numbers begin anew."""
+    pages = []
+    for _ in range(2):
+        monkeypatch.setattr(plotting, "_player_numbers", itertools.count())
+        pages.append(plotting.Player(frames(), ["a", "b", "c"], alt="grey")._repr_html_())
+    assert pages[0] == pages[1]
+    page = browser.new_page()
+    page.set_content("".join(pages))
+    buttons = page.get_by_role("button")
+    buttons.nth(1).click()
+    assert buttons.all_inner_texts() == ["Play", "Pause"]
+    page.close()
 
 
 def test_a_player_scales_figures_down():

@@ -3,10 +3,13 @@
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -93,6 +96,18 @@ def test_every_command_of_the_readme_exists() -> None:
     for page in ("README.md", "book/index.md"):
         named = set(re.findall(r"`make ([a-z]+)", (ROOT / page).read_text(encoding="utf-8")))
         assert named <= targets
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "benchmarks").glob("[a-z]*.py")), ids=lambda path: path.stem
+)
+def test_a_benchmark_starts_and_says_how_to_run_less(script: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 0
+    assert "--out" in capsys.readouterr().out
 
 
 def test_kernels_of_the_lab_spin_as_long_as_the_package() -> None:

@@ -21,7 +21,7 @@ def test_auroc_is_the_share_of_pairs_in_order(positive, negative):
     assert found == pytest.approx(right / len(pairs), abs=1e-12)
 
 
-@given(SCORES, SCORES, st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 0.99]))
+@given(SCORES, SCORES, st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 0.99, 1.0]))
 def test_tpr_is_the_best_of_all_thresholds_that_keep_the_rate(positive, negative, fpr):
     positive, negative = (torch.tensor(scores).float() for scores in (positive, negative))
     expected = 0.0
@@ -82,6 +82,16 @@ def test_a_classifier_depends_on_its_seed_alone(few):
     weights = [network.trunk[0].weight for network in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_distortions_change_what_a_classifier_learns_and_depend_on_its_seed(few):
+    plain, distorted, again = (
+        at_work.train_classifier(few, steps=3, seed=1, distort=distort)
+        for distort in (False, True, True)
+    )
+    weights = [network.trunk[0].weight for network in (plain, distorted, again)]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
 
 
 def test_a_classifier_learns_from_few_and_from_extra_images(few):

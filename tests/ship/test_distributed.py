@@ -167,6 +167,14 @@ def run(*arguments: object) -> int:
     return end.value.code or 0
 
 
+def test_a_run_stops_and_saves_if_another_rank_is_asked_to(tmp_path, monkeypatch, capsys):
+    asked = iter([False, False, True])
+    monkeypatch.setattr(distributed.Ranks, "any", lambda *_: next(asked))
+    assert run("train", "--out", tmp_path, "--steps", 9, *OPTIONS) == 128 + signal.SIGTERM
+    assert "stopped at step 3; " in capsys.readouterr().err
+    assert checkpoints.read_settings(tmp_path / CHECKPOINT)["step"] == 3
+
+
 def saved_weights(run: Path, step: int) -> dict[str, Tensor]:
     """Return the weights and statistics in a run's checkpoint, which must be of that step."""
     assert checkpoints.read_settings(run / CHECKPOINT)["step"] == step
@@ -212,6 +220,20 @@ def connect(batch_size: int = 16, world_size: int = 2, **changes: nn.Module) -> 
     state = replace(recipe.init(), **changes)
     with distributed.process_group(distributed.Ranks(0, world_size), state, recipe):
         pass
+
+
+def test_connecting_compares_the_recipes(monkeypatch):
+    """Without a second process: the recipe of the other rank is made up."""
+
+    def gather(starts, own):
+        changed = own["settings"].replace('"batch_size": 16', '"batch_size": 32')
+        starts[:] = [own, own | {"settings": changed}]
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    with pytest.raises(ValueError, match="rank 1 and rank 0 differ in settings"):
+        connect(batch_size=16)
 
 
 def read(**changes: str | None) -> distributed.Ranks:
@@ -279,6 +301,19 @@ def test_several_ranks_do_not_train_on_mps(monkeypatch):
     assert distributed.Ranks().device("mps") == torch.device("mps")
     with pytest.raises(ValueError, match="several ranks train on cpu or cuda, not on mps; start"):
         distributed.Ranks(0, 2, 0).device("mps")
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert distributed.Ranks(3, 4, 1).device("cuda") == torch.device("cuda", 1)
+    assert chosen == [1]
+    with pytest.raises(ValueError, match="no GPU for rank 2 of this machine; start at most 2"):
+        distributed.Ranks(2, 4, 2).device("cuda")
+    with pytest.raises(ValueError, match="must be auto, cpu or cuda for several ranks"):
+        distributed.Ranks(1, 2, 1).device("cuda:0")
 
 
 def test_without_torchrun_there_is_one_rank():

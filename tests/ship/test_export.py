@@ -63,6 +63,19 @@ def test_the_file_and_pytorch_give_the_same_samples(exported, count):
     assert max(parity.from_pytorch, parity.across_batches) < export.TOLERANCE
 
 
+def test_the_comparison_finds_a_single_value_that_differs():
+    G, _ = build()
+
+    def twin(z, _):
+        samples = sampling.sample(G, torch.from_numpy(z)).numpy()
+        samples.flat[-1] += 1e-4 if len(z) > 1 else 3e-4  # in the last of a batch, or alone
+        return samples
+
+    parity = export.compare(G, twin)
+    assert parity.from_pytorch == pytest.approx(1e-4, rel=0.05)
+    assert parity.across_batches == pytest.approx(3e-4, rel=0.05)
+
+
 def test_a_sample_is_the_same_alone_and_in_a_batch(exported):
     G, path, _ = exported
     generator = OnnxGenerator(path)
@@ -126,6 +139,13 @@ def test_export_does_not_change_the_generator(tmp_path):
 def test_a_folder_of_images_is_named_without_its_path(tmp_path):
     G, settings = build()
     assert export.card(G, settings | {"data": str(tmp_path / "my-faces")}).name == "my-faces"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/", "faces/.."])
+def test_a_folder_without_a_name_gives_one(folder):
+    """Pictures say that they are generated only if they can say by what."""
+    G, settings = build()
+    assert export.card(G, settings | {"data": folder}).name == "unnamed"
 
 
 def test_safetensors_hold_the_weights_and_the_recipe(exported, tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import PATIENCE, in_process, run
+from running import PATIENCE, in_process, run, started
 from test_pages import NARROW, WIDE, Visit, assert_fits, violations, visit
 
 from gan_tutorial import arrays, checkpoints, plotting, sampling
@@ -189,7 +190,9 @@ def test_other_methods_and_paths_are_refused(service):
     assert service.ask("/static/../../etc/passwd")[0] == 404
     for n in range(20):
         service.ask(f"/nowhere/{n}")
-    assert service.ask("/metrics")[1].count(b'gan_requests_total{path="other"') == 1
+    metrics = service.ask("/metrics")[1]
+    assert metrics.count(b'gan_requests_total{path="other",status="404"}') == 1
+    assert b"/nowhere" not in metrics
 
 
 def test_a_seed_gives_the_same_picture_alone_and_under_load(service):
@@ -357,6 +360,17 @@ def test_the_page_shows_errors(page):
     page.page.get_by_role("status").filter(has_text="Failed: seed").wait_for()
     page.page.get_by_label("Seed").fill("12")
     page.page.get_by_role("status").filter(has_text="Shown: seed 12").wait_for()
+
+
+def test_the_page_asks_for_no_more_images_than_it_may(browser, digits_onnx):
+    with started(digits_onnx, "--count", 8) as running:
+        context = browser.new_context(viewport=WIDE)
+        seen = visit(context, f"http://127.0.0.1:{running.port}/", "page")
+        status = seen.page.get_by_role("status").filter(has_text=re.compile("Shown|Failed"))
+        assert "Shown: seed 0" in status.inner_text()
+        picture = seen.page.locator("#picture")
+        assert picture.get_attribute("alt").startswith("8 generated pictures in a grid")
+        context.close()
 
 
 def test_the_documentation_loads_nothing_from_other_hosts(browser, service):

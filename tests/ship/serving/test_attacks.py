@@ -19,6 +19,7 @@ MB = 1_000_000
 HALF = b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: "
 WHOLE = b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 ARRAYS = b'{"count": 64, "format": "array"}'  # 400 kB of response
+TWENTY = 20 * (HEAD + b"Content-Length: %d\r\n\r\n" % len(ARRAYS) + ARRAYS)
 
 
 def memory(running: Process) -> float:
@@ -107,16 +108,20 @@ def test_a_body_that_goes_on_after_413_is_cut(target):
     assert taken < server.DISCARDED + 16 * MB  # the rest lay in the system's buffers
 
 
+def ask_for_much(running: Process) -> socket.socket:
+    """Return a connection that asks for more than the system's buffers hold."""
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.connect((running.host, running.port))
+    reader.sendall(TWENTY)
+    return reader
+
+
 def test_a_client_that_reads_nothing_is_cut(target):
-    """Twenty responses are more than the system's buffers hold."""
-    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(ARRAYS) + ARRAYS
     before, computed = sockets(target), target.metric("gan_batched_requests_total")
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for reader in readers:
-            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            reader.connect((target.host, target.port))
-            reader.sendall(20 * request)
+        for _ in range(3):
+            stack.enter_context(ask_for_much(target))
         while target.metric("gan_batched_requests_total") == computed:
             pass
         while sockets(target) > before:
@@ -161,6 +166,17 @@ def test_half_a_request_makes_room_for_whole_ones(digits_onnx):
         assert [is_closed(half) for half in halves[:8]] == [b""] * 8, "the oldest go"
         halves[-1].sendall(b"\r\n\r\n")
         assert halves[-1].recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_where_all_connections_are_being_answered_one_more_gets_503(digits_onnx):
+    with (
+        started(digits_onnx, "--connections", 2, "--seconds", PATIENCE) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(2):
+            reader = stack.enter_context(ask_for_much(running))
+            assert reader.recv(1), "it is being answered, and reads no more"
+        assert running.ask("/healthz")[0] == 503
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed")

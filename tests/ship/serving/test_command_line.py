@@ -19,6 +19,10 @@ BAD_COMMANDS = {
     "no number": (["{model}", "--port", "many"], "invalid int value: 'many'"),
     "no port": (["{model}", "--port", "70000"], "--port must be a port"),
     "no metrics port": (["{model}", "--metrics_port", "-1"], "--metrics_port must be a port"),
+    "metrics on a port that nobody is told": (
+        ["{model}", "--port", "{taken}", "--metrics_port", "0"],
+        "--metrics_port must be a port, but is 0",
+    ),
     "metrics on a port that is taken": (
         ["{model}", "--port", "0", "--metrics_port", "{taken}"],
         "in use",

@@ -1,6 +1,7 @@
 """The container and the manifests: all that the service needs, and values that fit each other."""
 
 import importlib.metadata
+import inspect
 import json
 import os
 import re
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import uvicorn
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_repository import ROOT, pins
+
+from gan_tutorial.ship.serving.limits import Limits
 
 DEPLOY = ROOT / "deploy"
 
@@ -119,12 +123,11 @@ def test_manifests_fit_each_other_and_the_service(manifests):
     file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
     assert f'"--port", "{ports["http"]}"' in file
     assert f"USER {pod['securityContext']['runAsUser']}" in file
-    probed = {
+    probed = [
         container[f"{kind}Probe"]["httpGet"]["path"]
         for kind in ("startup", "readiness", "liveness")
-    }
-    assert probed == {"/readyz", "/healthz"}
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    ]
+    assert probed == ["/readyz", "/readyz", "/healthz"]
     assert {"cpu", "memory"} == set(container["resources"]["limits"])
     arguments = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
     assert pod["terminationGracePeriodSeconds"] > float(arguments["--drain"]) + 30
@@ -143,8 +146,9 @@ def test_losing_a_node_or_emptying_it_leaves_a_pod(manifests):
         assert rule["labelSelector" if "maxSkew" in rule else "selector"] == {
             "matchLabels": template["metadata"]["labels"]
         }
-    keys = [rule["topologyKey"] for rule in template["spec"]["topologySpreadConstraints"]]
-    assert "kubernetes.io/hostname" in keys
+    rules = {rule["topologyKey"]: rule for rule in template["spec"]["topologySpreadConstraints"]}
+    by_node = rules["kubernetes.io/hostname"]
+    assert (by_node["maxSkew"], by_node["whenUnsatisfiable"]) == (1, "DoNotSchedule")
     least = manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
     assert least - manifests["PodDisruptionBudget"]["spec"]["maxUnavailable"] >= 1
 
@@ -156,10 +160,27 @@ def test_the_network_policy_opens_the_ports_of_the_pod_and_no_others(manifests):
     )
     assert policy["podSelector"]["matchLabels"] == template["metadata"]["labels"]
     (container,) = template["spec"]["containers"]
-    opened = [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
-    assert opened == [port["name"] for port in container["ports"]]
+    opened = [
+        (port["port"], rule.get("from")) for rule in policy["ingress"] for port in rule["ports"]
+    ]
+    assert [port for port, _ in opened] == [port["name"] for port in container["ports"]]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert opened == [("http", None), ("metrics", [{"namespaceSelector": monitoring}])]
     assert policy["egress"] == []
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+
+
+def test_the_proxy_fits_the_service():
+    text = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+
+    def number(name: str, unit: str) -> int:
+        return int(re.search(rf"^ *{name} (\d+){unit};", text, flags=re.MULTILINE)[1])
+
+    limits, options = Limits(), inspect.signature(uvicorn.Config).parameters
+    assert 1024 * number("client_max_body_size", "k") == limits.body
+    assert number("keepalive_timeout", "s") < options["timeout_keep_alive"].default
+    assert number("proxy_read_timeout", "s") > 2 * limits.seconds  # the body, then the response
+    assert re.search(r"^ *location = /metrics {\s+return 404;", text, flags=re.MULTILINE)
 
 
 def test_every_package_of_the_container_has_hashes():
