@@ -191,9 +191,10 @@ def train(
         context.with_resource(checkpoints.locked(out))  # until the command ends
     run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge, images)
     state = run.state
-    if keep_best and warm_start is not None and ranks.is_main and not state.step:
+    if keep_best and warm_start is not None and ranks.is_main and not resume:
         before = checkpoints.read_settings(checkpoints.find(warm_start))
-        if not before.get("keep_best") or before.get("fingerprint") != images.fingerprint:
+        alike = before.get("keep_best") and before.get("fingerprint") == images.fingerprint
+        if not alike or before.get("warm_start"):
             message = f"{warm_start} may have learnt from the validation images of --keep-best"
             print(f"warning: {message}, so that early checkpoints look better", file=sys.stderr)
     with (

@@ -309,8 +309,8 @@ class Run:
                 with the same images only, wherever they lie.
 
         Raises:
-            ValueError: there is a run and resume is not set, or it has other settings, other images
-                or more steps.
+            ValueError: there is a run of a step or more and resume is not set, or it has other
+                settings, other images or more steps.
         """
         settings = {"data": dataset, "warm_start": start_from, "keep_best": judge is not None}
         settings["recipe"] = asdict(recipe)

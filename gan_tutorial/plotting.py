@@ -226,8 +226,9 @@ class Player:
             f'<input type="range" min="0" max="{last}" value="{last}" style="flex:1;min-width:0" '
             f'aria-label="Frame" aria-valuetext="{html.escape(self.labels[-1])}">'
             f"<output>{html.escape(self.labels[-1])}</output></div></div>"
-            f"<script>({_PLAYER_SCRIPT})(document.currentScript?.previousElementSibling"
-            f" ?? document.getElementById('{name}'),{delay})</script>"
+            f"<script>({_PLAYER_SCRIPT})([document.currentScript?.previousElementSibling,"
+            f"document.getElementById('{name}')].find((root) => root?.id === '{name}'),"
+            f"{delay})</script>"
         )
 
 

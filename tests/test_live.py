@@ -1113,27 +1113,21 @@ def playing(desktop: Visit) -> Iterator[Locator]:
     choose(trainer, "preset", "first")
 
 
-def test_the_trainer_stops_when_the_last_point_is_taken_back(playing, desktop):
-    playing.locator("canvas").first.focus()
-    desktop.page.keyboard.press("Backspace")
-    assert state(playing, "e.training.data.centres") == []
-    assert playing.get_by_role("button", name="Play").count() == 1
-    assert "Paused" in playing.locator("[role=status]").inner_text()
-    assert desktop.messages == []
-
-
-def test_the_trainer_is_cleared_in_the_midst_of_a_step(playing, desktop):
+@pytest.mark.parametrize("way", ["Clear", "Backspace"])
+def test_the_trainer_stops_when_the_last_point_is_taken_away(playing, desktop, way):
+    """Also in the midst of a step, which goes on to draw from the data."""
     playing.evaluate(
-        """async root => {
-            const { training } = root.explorer, update = training.updateD;
-            let turns = null;  // of D since that of G
-            training.updateD = () => { turns += 1; update.call(training); };
-            const last = training.updateG;
-            training.updateG = () => { turns = 0; last.call(training); };
-            while (!(turns > 0 && turns < 5)) await new Promise(requestAnimationFrame);
-            for (const button of root.querySelectorAll("button"))
-                if (button.textContent === "Clear") button.click();
-        }"""
+        """async (root, way) => {
+            const { training } = root.explorer, { updateD, updateG } = training;
+            let turns = 0; // of D since that of G
+            training.updateG = () => { turns = 0; updateG.call(training); };
+            training.updateD = () => { turns += 1; updateD.call(training); };
+            while (turns < 1 || turns > 4) await new Promise(requestAnimationFrame);
+            const pressed = new KeyboardEvent("keydown", { key: "Backspace" });
+            if (way === "Backspace") root.querySelector("canvas").dispatchEvent(pressed);
+            else [...root.querySelectorAll("button")].find(b => b.textContent === way).click();
+        }""",
+        way,
     )
     assert state(playing, "e.training.data.centres") == []
     assert playing.get_by_role("button", name="Play").count() == 1
@@ -1487,8 +1481,8 @@ def test_a_thumb_drags_the_mark_of_the_cover_and_elsewhere_scrolls_the_page(phon
         assert state(cover, "e.state.y") > 0.5
         assert page.evaluate("scrollY") == before
     else:
-        page.wait_for_function(f"scrollY > {before} + 30", timeout=TIMEOUT)
         assert state(cover, "[e.state.x, e.state.y]") == start
+        page.wait_for_function(f"scrollY > {before} + 30", timeout=TIMEOUT)
 
 
 def listen(page: Page) -> None:

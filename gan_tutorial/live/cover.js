@@ -70,7 +70,9 @@ ganLive.cover = (() => {
       const [x, y] = map.place(event);
       move((2 * x - 1) * REACH, (1 - 2 * y) * REACH);
     };
-    for (const type of ["pointerdown", "pointermove", "click"]) map.node.addEventListener(type, follow);
+    for (const type of ["pointerdown", "pointermove", "click"]) {
+      map.node.addEventListener(type, follow);
+    }
     onArrows(map.node, (right, up) => move(state.x + STEP * right, state.y + STEP * up));
     const hand = button("Another hand", () => {
       state.seed += 1;

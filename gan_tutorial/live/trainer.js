@@ -603,7 +603,7 @@ ganLive.trainer = (() => {
       if (move) cursor = cursor.map((value, i) => Math.max(-1.65, Math.min(1.65, value + move[i])));
       else if (event.key === " " || event.key === "Enter") put(cursor);
       else if (event.key === "Backspace" && drawn?.length) {
-        drawn.pop();
+        drawn = drawn.slice(0, -1);
         redata();
       } else return;
       event.preventDefault();
