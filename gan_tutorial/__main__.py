@@ -191,17 +191,15 @@ def train(
         context.with_resource(checkpoints.locked(out))  # until the command ends
     run = checkpoints.Run.open(out, recipe, dataset, resume, warm_start, device, judge, images)
     state = run.state
-    if keep_best and warm_start is not None and ranks.is_main and not resume:
-        before = checkpoints.read_settings(checkpoints.find(warm_start))
-        alike = before.get("keep_best") and before.get("fingerprint") == images.fingerprint
-        if not alike or before.get("warm_start"):
-            message = f"{warm_start} may have learnt from the validation images of --keep-best"
-            print(f"warning: {message}, so that early checkpoints look better", file=sys.stderr)
+    begins = ranks.is_main and not state.step
+    if begins and keep_best and warm_start is not None and may_know(warm_start, dataset, images):
+        message = f"{warm_start} may have learnt from the validation images of --keep-best"
+        print(f"warning: {message}, so that early checkpoints look better", file=sys.stderr)
     with (
         stop_signals() as received,
         distributed.process_group(ranks, state, recipe, run.settings),
     ):
-        if ranks.is_main and not state.step:
+        if begins:
             if judge and warm_start is not None:
                 run.save_if_best()  # training may not improve on it
             run.save()  # a folder that cannot be written is noticed now
@@ -248,6 +246,20 @@ def require_apart(out: Path, dataset: str) -> None:
     found = pictures.find(out)
     if inside and not pictures.is_run(out) and (found.loose or found.classes):
         raise ValueError(f"--out {out} holds images of --data {dataset}; give a folder of its own")
+
+
+def may_know(start: str, dataset: str, images: data.ImageSet) -> bool:
+    """Return whether a checkpoint's networks may have learnt from what ``images`` leave out."""
+    path = checkpoints.find(start)
+    if not path.exists():  # a run that is resumed has no need of it
+        return False
+    before = checkpoints.read_settings(path)
+    if before.get("warm_start"):
+        return True
+    name = before.get("data")
+    if name in data.NAMES and CLASSIFIERS.get(name) != CLASSIFIERS[dataset]:
+        return False  # it saw images of another kind
+    return not before.get("keep_best") or before.get("fingerprint") != images.fingerprint
 
 
 def validation_fd(

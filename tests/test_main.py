@@ -34,7 +34,7 @@ from gan_tutorial import (
     sampling,
     training,
 )
-from gan_tutorial.__main__ import SETTINGS, announce_time, expectation, main
+from gan_tutorial.__main__ import SETTINGS, announce_time, expectation, main, may_know
 from gan_tutorial.ship.serving.app import Service
 from gan_tutorial.ship.serving.limits import Limits, ServerState
 from gan_tutorial.ship.serving.model import OnnxGenerator
@@ -159,6 +159,26 @@ def test_keep_best_warns_of_networks_that_may_know_the_validation_images(
         assert run(f"train --out {tmp_path}/{start.name}-on --warm-start {start} {options}") == 0
         warning = f"warning: {start} may have learnt from the validation images of --keep-best"
         assert (warning in capsys.readouterr().err) == (start == trained)
+
+
+@pytest.mark.parametrize(
+    ("before", "known"),
+    [
+        ({"data": "digits"}, True),
+        ({"data": "mnist"}, True),
+        ({"data": "photos"}, True),  # a folder may hold anything
+        ({"data": "fashion"}, False),
+        ({"data": "fashion", "warm_start": "other"}, True),
+        ({"data": "digits", "keep_best": True, "fingerprint": "a"}, False),
+        ({"data": "digits", "keep_best": True, "fingerprint": "b"}, True),
+        ({"data": "digits", "keep_best": True, "fingerprint": "a", "warm_start": "other"}, True),
+    ],
+)
+def test_which_networks_may_know_the_validation_images(before, known, monkeypatch):
+    monkeypatch.setattr(checkpoints, "read_settings", lambda _: before)
+    images = replace(data.load_images("digits"), fingerprint="a")
+    assert may_know("digits", "digits", images) == known
+    assert not may_know("no-such-run", "digits", images), "a resumed run has no need of it"
 
 
 def test_keep_best_is_refused_where_nothing_judges_and_cannot_be_changed_later(tmp_path, capsys):
