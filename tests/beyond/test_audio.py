@@ -4,8 +4,10 @@ import base64
 import io
 import math
 import re
+import statistics
 import wave
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_tutorial import data, runtime, sampling, training
+from gan_tutorial import data, metrics, runtime, sampling, training
 from gan_tutorial.beyond import audio
 
 NOTES = torch.tensor(list(audio.NOTES.values()))
@@ -320,6 +322,24 @@ def test_a_recogniser_knows_held_out_voices():
 
 
 # Refusals
+
+
+def test_the_model_card_quotes_what_its_samples_score():
+    card = " ".join(
+        (resources.files("gan_tutorial") / "assets/speech-gan.md")
+        .read_text(encoding="utf-8")
+        .split()
+    )
+    pattern = r"FD (\d+) .*? ten draws \((\d+) to (\d+)\).*? reach (\d+) \((\d+) sounds each\)"
+    *quoted, floor, count = map(int, re.search(pattern, card).groups())
+    G, train, held_out = audio.load_generator(), audio.load_speech(), audio.load_speech("test")
+    draws = [sampling.generate(G, count, seed=seed) for seed in range(10)]
+    sets = held_out.waves, train.waves[:count], *draws
+    real, *others = (audio.log_mel(waves, train.rate) for waves in sets)
+    reference, *fds = (metrics.frechet_distance(real, levels) for levels in others)
+    assert count == len(held_out)
+    assert quoted == pytest.approx([statistics.median(fds), min(fds), max(fds)], rel=0.03)
+    assert floor == pytest.approx(reference, rel=0.01)
 
 
 def test_wrong_sounds_and_sizes_are_refused():
