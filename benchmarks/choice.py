@@ -61,7 +61,7 @@ def show(record: dict) -> None:
     print(records.source(record))
     for name, rate in record["steps_per_second"].items():
         print(f"{name}: {rate:.1f} steps/s")
-    print(f"{'FD in floors':36}{'median':>8}{'least':>8}{'most':>8}")
+    print(f"{'FD in floors':36}{'median':>8}{'min':>8}{'max':>8}")
     for run in record["runs"]:
         ends = [curve[-1][1] / record["floors"][run["data"]] for curve in run["curves"]]
         name = f"{run['data']}, {run['variant']}"

@@ -12,7 +12,7 @@ made black and white, so that blur and faint noise do not count. Those of the fl
 several numbers of steps; the processor seconds to draw are for 1,000 images.
 
 Each flow, drawn in a single step, then plays the game against a new D: "flow, then game". Two games
-of the same networks start from nothing: one with the same rates for the same steps, one with the
+of the same networks start from scratch: one with the same rates for the same steps, one with the
 rates of ``quick`` for the time of the flow and its game together.
 
 The flow's width and rate were chosen among six settings on validation images, a fifth of the

@@ -59,7 +59,7 @@ def show(record: dict) -> None:
     print(f"{record['preset']}: {record['seconds']:.0f} s of training")
     for name, runs in record["runs"].items():
         floors = runs[0]["floors"]
-        print(f"{name}, {len(runs)} seeds".ljust(26) + "   median    least     most    floor")
+        print(f"{name}, {len(runs)} seeds".ljust(26) + "   median      min      max    floor")
         print(row("FD in floors", [run["scores"]["fd"] / floors["fd"] for run in runs], 1.0))
         for key, floor in floors.items():
             print(row(key, [run["scores"][key] for run in runs], floor))

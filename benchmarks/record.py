@@ -95,7 +95,7 @@ def show(record: dict) -> None:
     seconds = [float("inf") if s is None else s for s in record["seconds"]]
     missed = record["seconds"].count(None)
     print(f"seconds to {record['floors']:g} floors, {len(seconds)} seeds, {missed} missed")
-    print(f"{'median':>10}{'least':>10}{'most':>10}")
+    print(f"{'median':>10}{'min':>10}{'max':>10}")
     print(f"{statistics.median(seconds):10.1f}{min(seconds):10.1f}{max(seconds):10.1f}")
 
 

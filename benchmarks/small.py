@@ -22,7 +22,7 @@ NARROW = replace(recipes.preset("hinge"), classes=0, width=16, batch_size=32)
 LARGE = replace(recipes.preset("best"), batch_size=32, steps=300, ema=0.98)
 SHIFTED = replace(LARGE, augment=("translation",))
 STARTS = {  # ``frozen`` counts layers of D, of which every other is a convolution
-    "from nothing": {"recipe": LARGE},
+    "from scratch": {"recipe": LARGE},
     "warm start": {"recipe": LARGE, "start": "fashion"},
     "warm start, freeze-D": {"recipe": LARGE, "start": "fashion", "frozen": 3},
     "warm start, freeze-D, shifts": {"recipe": SHIFTED, "start": "fashion", "frozen": 3},
@@ -83,7 +83,7 @@ def main(
 def show(record: dict) -> None:
     """Print the median and range of FD in floors at the end, and the median gap."""
     print(records.source(record))
-    print(f"{'FD in floors':40}{'median':>8}{'least':>8}{'most':>8}{'gap of D':>10}")
+    print(f"{'FD in floors':40}{'median':>8}{'min':>8}{'max':>8}{'gap of D':>10}")
     for run in record["runs"]:
         print(row(f"{run['images']} images, {run['augmentation']}", run["curves"], record["floor"]))
     for name, curves in record["starts"].items():

@@ -96,8 +96,8 @@ CLAIMS = {
         '(1.2 * median[500, "none"] < median[500, "translation"]).all()',
     ),
     "a warm start is ahead after 300 steps": (
-        "improve/small-data", "small", STARTS, ("starts", "from nothing"), ("starts", "warm start"),
-        'fine.max() < begun["from nothing"].min()',
+        "improve/small-data", "small", STARTS, ("starts", "from scratch"), ("starts", "warm start"),
+        'fine.max() < begun["from scratch"].min()',
     ),
     "with 100 images the gain by shifts stands; that by all of DiffAugment would not": (
         "improve/small-data", "small", TESTED,
@@ -175,7 +175,7 @@ CLAIMS = {
         "beyond/flow", "flow", TIME, ("quarter", "flow"), ("quarter", "VAE"),
         'falls["flow"] > 1.5 * max(falls["GAN"], falls["VAE"])',
     ),
-    "a game after a flow is ahead of as many steps from nothing": (
+    "a game after a flow is ahead of as many steps from scratch": (
         "beyond/flow", "flow", GAME, ("students", "flow, then game"), ("students", "game alone"),
         "sum(a < b / 1.2 for a, b in zip(after, alone, strict=True)) == 4",
     ),

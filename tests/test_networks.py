@@ -231,7 +231,7 @@ def test_every_pixel_receives_equally_many_contributions():
     crooked = nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, bias=False)
     nn.init.ones_(crooked.weight)
     inner = crooked(torch.ones(1, 1, 7, 7))[0, 0, 1:-1, 1:-1]
-    assert inner.max() - inner.min() > 1, "the control: its kernel is no multiple of the stride"
+    assert inner.max() - inner.min() > 1, "the control: its kernel is not a multiple of the stride"
 
 
 @pytest.mark.parametrize("kind", PAIRS)

@@ -253,7 +253,7 @@ def test_the_penalties_have_their_papers_weights(samples):
 
 @pytest.mark.parametrize("which", ["r1", "r2"])
 def test_with_noise_r1_and_r2_are_finite_differences(samples, which):
-    """The same weight γ/2, and close to the exact penalty in the mean over the noise."""
+    """The same weight γ/2, and close to the exact penalty on average over the noise."""
     state = fresh()
     real, fake, labels, _, _ = step_parts(state, samples["mlp"])
     exact = replace(SMALL, **{which: 3.0})

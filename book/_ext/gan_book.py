@@ -75,7 +75,7 @@ class LiveExplorer(Directive):
         return [nodes.raw("", explorer._repr_html_(), format="html")]
 
 
-def mend_markup(
+def fix_markup(
     app: Sphinx,
     page: str,
     template: str,
@@ -165,7 +165,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", offer_repository_buttons)
     app.connect("config-inited", load_mathjax_in_parts)
     app.connect("autodoc-process-docstring", keep_asterisks)
-    app.connect("html-page-context", mend_markup, priority=900)  # after MathJax's
+    app.connect("html-page-context", fix_markup, priority=900)  # after MathJax's
     app.connect("build-finished", leave_out_scripts)
     app.connect("build-finished", store_figures_as_webp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

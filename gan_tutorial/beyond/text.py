@@ -275,7 +275,7 @@ def baselines(strings: Sequence[str], count: int, seed: int = 0) -> dict[str, li
     return {
         "letters at random": decode(random),
         "each place by itself": decode(letters.gather(0, rows)),
-        "answers dealt anew": shuffle_answers(strings, count, rng()),
+        "answers shuffled": shuffle_answers(strings, count, rng()),
     }
 
 

@@ -229,16 +229,16 @@ def test_a_report_counts():
 
 def test_baselines_are_what_they_are_called():
     train = text.sums()
-    random, by_place, dealt = text.baselines(train, 2000).values()
-    assert {len(random), len(by_place), len(dealt)} == {2000}
+    random, by_place, shuffled = text.baselines(train, 2000).values()
+    assert {len(random), len(by_place), len(shuffled)} == {2000}
     assert set("".join(random)) == set(text.ALPHABET)
     assert {string[0] for string in by_place} == set("0123456789")
     assert {string[-1] for string in by_place} == {string[-1] for string in train}
-    assert text.report(dealt, train).valid == 1
+    assert text.report(shuffled, train).valid == 1
     for place in (0, 1):  # question and answer
         known = {string.strip().split("=")[place] for string in train}
-        assert {string.strip().split("=")[place] for string in dealt} <= known
-    assert text.baselines(train, 2000)["answers dealt anew"] == dealt
+        assert {string.strip().split("=")[place] for string in shuffled} <= known
+    assert text.baselines(train, 2000)["answers shuffled"] == shuffled
 
 
 def test_noise_of_another_shape_is_refused():

@@ -29,7 +29,7 @@ from gan_tutorial.ship.serving.model import Card, OnnxGenerator
 
 STATUSES = {
     200: "PNG or JSON",
-    400: "the body is no JSON",
+    400: "the body is not JSON",
     408: "the body took too long",
     413: "the body is too large",
     415: "the body's type is not application/json",
