@@ -1,4 +1,4 @@
-"""The program to carry away: what it prints, and that it is the preset ``quick``."""
+"""The program to take away: what it prints, and that it is the preset ``quick``."""
 
 import ast
 import importlib.util
