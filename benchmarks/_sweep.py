@@ -65,7 +65,7 @@ def fd_curve(
 
 
 def steps_per_second(logs: Iterator[training.Log], name: str, seconds: float = 1.5) -> float:
-    """Return training steps per second, the median of three rounds of so many seconds."""
+    """Return training steps per second, the median of three rounds of ``seconds`` each."""
     for _ in range(5):
         next(logs)
     rates = []

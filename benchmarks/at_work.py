@@ -3,8 +3,9 @@
 - **Few digits.** A classifier learns from ten digits of each class: from these alone, with random
   shifts and turns, and with generated digits in half of each batch. The generator has seen the
   same hundred digits, or it is the bundled one, which has seen all 8,000 and so leaks what the
-  hundred do not tell. Without the hundred, as many samples of the bundled one as there are digits,
-  and the 8,000 digits themselves. Accuracy on the held-out digits, over draws of the hundred.
+  hundred do not tell. Without the hundred, a classifier learns from 8,000 samples of
+  the bundled one, or from the 8,000 digits themselves. Accuracy on the held-out digits, over draws
+  of the hundred.
 - **Odd articles.** A pair learns articles of clothing without two of the ten classes. D's logit and
   the error of an inverted G must then tell these two from held-out articles of the other eight; so
   must a normal density, principal components, and the nearest training image.
@@ -13,7 +14,8 @@
   controls, one half of the held-out digits plays the members, and the samples are noisy copies.
 
 Whether the small GAN shifts what D sees was tried on training digits outside every
-hundred (``choose``); on average both do as well there, and the shifts stay. Nothing else was tried.
+hundred (``choose``); on average both do equally well there, and the shifts stay. Nothing
+else was tried.
 """
 
 import statistics
@@ -161,7 +163,7 @@ def choose() -> dict[str, list[dict[str, float]]]:
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs of each kind of members.", min=1)] = 5,
+    seeds: Annotated[int, typer.Option(help="Runs for each set of members.", min=1)] = 5,
     draws: Annotated[int, typer.Option(help="Draws of a hundred digits.", min=1)] = DRAWS,
     pairs: Annotated[int, typer.Option(help="Runs with classes left out.", min=1)] = 10,
     out: Out = records.FOLDER / "at_work.json",

@@ -1,8 +1,9 @@
 """Plucked strings: pitch, spectra and variety of a GAN with and without phase shuffle.
 
-Each GAN is trained as in the chapter. Of 1,000 sounds, a hundred of each note: the fraction within
-half a semitone of the note asked for, and of any note of the scale; FD of log-mel levels against
-strings of another seed; the deviation of these levels within a note, relative to real strings.
+Each GAN is trained as in the chapter. Measured on 1,000 sounds, a
+hundred of each note: the fraction within half a semitone of the note asked for, and of any note of
+the scale; FD of log-mel levels against strings of another seed; the deviation of these levels
+within a note, relative to real strings.
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """Training beside other programs: steps of ``quick`` a second, by threads and how long they spin.
 
 After each operation its threads wait for each other. With GCC's OpenMP, which PyTorch for Linux
-has, they spin up to GOMP_SPINCOUNT times before they sleep: 300,000 by default, 3,000 once
-gan_tutorial was imported before PyTorch. Each speed is that of a new process on the CPU, alone or
+uses, they spin up to GOMP_SPINCOUNT times before they sleep: 300,000 by default, 3,000 if
+gan_tutorial is imported before PyTorch. Each speed is that of a new process on the CPU, alone or
 beside endless loops; all settings take turns. Nothing else should run at the same time.
 """
 
@@ -40,7 +40,7 @@ def speed(preset: str, seconds: float) -> float:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Run so many endless loops beside the block, a process each."""
+    """Run ``count`` endless loops beside the block, a process each."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -53,7 +53,7 @@ def busy(count: int) -> Iterator[None]:
 def main(
     rounds: Annotated[int, typer.Option(help="Processes of each setting.", min=1)] = 3,
     seconds: Annotated[float, typer.Option(help="A third of each process's time.")] = 1.5,
-    others: Annotated[int, typer.Option(help="Beside up to so many busy programs.", min=0)] = 2,
+    others: Annotated[int, typer.Option(help="Beside up to this many busy programs.", min=0)] = 2,
     preset: Annotated[str, typer.Option(help="Which preset.")] = "quick",
     out: Out = records.FOLDER / "busy.json",
 ) -> None:
@@ -70,7 +70,7 @@ def main(
 
 
 def show(record: dict) -> None:
-    """Print the median speeds, and what part of the speed alone is left beside busy programs."""
+    """Print the median speeds, and what share of the solo speed is left beside busy programs."""
     rates = record["steps_per_second"]
     others = range(1, len(next(iter(rates.values()))))
     print(f"{records.source(record)}; cores: {record['cores']}")

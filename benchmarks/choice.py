@@ -36,7 +36,7 @@ def run(recipe: recipes.Recipe, dataset: str, seed: int) -> list[tuple[int, floa
 
 def main(
     seeds: Annotated[int, typer.Option(help="Runs of a variant on each set.", min=1)] = 5,
-    share: Annotated[float, typer.Option(help="Of the steps, to try the command.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of the steps, for a trial run.")] = 1.0,
     out: Out = records.FOLDER / "choice.json",
 ) -> None:
     """Measure, store the record and print a table."""

@@ -3,7 +3,7 @@
 The preset ``hinge``, stopped after 200 steps, with the projection discriminator, with a label map
 beside the image, and with projection and permuted labels. The 2,000 samples of a run, 200 of each
 digit, are judged by how often the bundled classifier sees the digit that was asked for, by their
-FD, and by the spread of their features within each class. It takes some minutes.
+FD, and by the spread of their features within each class. It takes a few minutes.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def run(seed: int, concatenate: bool = False, permute: bool = False) -> dict[str
 
 
 def judge(images: Tensor, asked: Tensor) -> dict[str, float]:
-    """Return obedience, FD, and spread, the mean over classes of the variance over the real one."""
+    """Return obedience, FD, and spread: variance relative to real digits, averaged over classes."""
     evaluator = metrics.Evaluator("digits", DEVICE)
     labels = data.load_images("digits", "test").labels
     features, seen = evaluator.classifier.extract(images)

@@ -1,6 +1,6 @@
 """One generator under three engines: PyTorch, onnxruntime and TensorFlow, on one thread each.
 
-Run it with the Python of `.venv/tensorflow`, which `make tensorflow` makes; another one skips it.
+Run it with the Python of `.venv/tensorflow`, which `make tensorflow` makes; any other skips it.
 """
 
 import os
@@ -26,7 +26,7 @@ COUNTS = (1, 64)
 
 
 def milliseconds(run: Callable, z: np.ndarray, labels: np.ndarray, repeats: int) -> float:
-    """Return the shortest of some calls; other programs make the rest longer."""
+    """Return the shortest call's time; other programs make the rest longer."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,12 +1,12 @@
 """Distortion against perception: one enlarger, one number of steps, and what G is told to lower.
 
 Each pair learns to enlarge 7×7 to 28×28: by squared error, by an adversarial loss, and by sums of
-both, which trace a curve; once more without the noise z. All settings were chosen by a part
-of the training images. Here all training images are learnt from, and held-out images are judged:
+both, which trace a curve; once more without the noise z. All settings were chosen on a part
+of the training images. Here the networks learn from all of them, and held-out images are judged:
 the error against the true image; the Fréchet distance of the first half, enlarged, to the second
-half, whose small versions nobody enlarged; how far the result shrinks from the small image; in how
-many the classifier sees another class; and how much z changes. Rules without training, and the true
-images, stand beside them; and a classifier trained on small digits, enlarged by bicubic
+half, whose small versions nobody enlarged; how far the result, shrunk, is from the small image; in
+how many the classifier sees another class; and how much z changes. Rules without training, and the
+true images, stand beside them; and a classifier trained on small digits, enlarged by bicubic
 interpolation, says how well a digit can be read from so few pixels at all.
 """
 
@@ -126,7 +126,7 @@ def reader(name: str, seed: int, epochs: int) -> float:
 def main(
     seeds: Annotated[int, typer.Option(help="Runs of each kind.", min=1)] = 5,
     steps: Annotated[int, typer.Option(help="Steps of each run.", min=1)] = CONFIG.steps,
-    epochs: Annotated[int, typer.Option(help="Of the classifier of small images.", min=1)] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of the small-image classifier.", min=1)] = 10,
     out: Out = records.FOLDER / "enlarger.json",
 ) -> None:
     """Measure, store the record and print a table."""

@@ -1,15 +1,15 @@
 """A GAN, a VAE and a flow, trained on the same digits for the same processor time.
 
 The GAN is the preset ``quick``, made shorter; the VAE is that of ``vae.py``, in bfloat16 where that
-pays, as the others are not; the flow is a velocity network whose training step costs about as much
+pays, unlike the others; the flow is a velocity network whose training step costs about as much
 as theirs. First the processor seconds of a step of each are measured in turn; each then trains for
 as many steps as fit, on one thread, over several seeds: once for the whole time, once for a share
-of it. GAN and VAE gather BatchNorm's statistics of their averaged weights anew before they are
+of it. GAN and VAE recompute BatchNorm's statistics for their averaged weights before they are
 judged; the flow has no BatchNorm.
 
 Samples are scored against the held-out digits, and once more after all images, real ones too, were
 made black and white, so that blur and faint noise do not count. Those of the flow are drawn in
-several numbers of steps; the processor seconds to draw are for 1,000 images.
+different numbers of steps; the processor seconds to draw are for 1,000 images.
 
 Each flow, drawn in a single step, then plays the game against a new D: "flow, then game". Two games
 of the same networks start from scratch: one with the same rates for the same steps, one with the
@@ -18,9 +18,9 @@ rates of ``quick`` for the time of the flow and its game together.
 The flow's width and rate were chosen among six settings on validation images, a fifth of the
 training digits, with one seed and 24 seconds each. Wider networks without blocks at half the side
 had more than twice the FD, and one of these, made to predict the image in place of the velocity,
-three times that. The chosen network with a block less came out 13% better, which a seed may do. The
-rates of the game were likewise chosen among four pairs, after 600 steps of the flow and 200 of the
-game; without the flow those of ``quick`` had the least FD of the four.
+three times that. The chosen network with one block fewer came out 13% better, which a seed may do.
+The rates of the game were likewise chosen among four pairs, after 600 steps of the flow and 200 of
+the game; without the flow those of ``quick`` had the lowest FD of the four.
 """
 
 import copy
@@ -51,7 +51,7 @@ COUNT = 2000  # images that are scored
 DRAWS = 20  # of real images for the floors, as metrics.Evaluator has
 STOPS = 6  # of a game, at which FD is measured
 
-Run = tuple[Iterator[training.Log], nn.Module]  # the logs of a training, and what will draw
+Run = tuple[Iterator[training.Log], nn.Module]  # the logs of a run, and what will draw
 
 
 def start_gan(recipe: recipes.Recipe) -> Run:
@@ -111,7 +111,7 @@ def step_seconds(rounds: int = 5, steps: int = 12) -> dict[str, float]:
 
 
 def draw_seconds(G: nn.Module) -> float:
-    """Return the processor seconds to draw 1,000 images, twice the median of three times 500."""
+    """Return the processor seconds to draw 1,000 images: twice the median of three draws of 500."""
     taken = []
     for seed in range(3):
         begin = time.process_time()

@@ -1,4 +1,4 @@
-"""Colour at every side: what a step costs, and how well a generator knows a formula for flowers.
+"""Colour at every size: what a step costs, and how well a generator knows a formula for flowers.
 
 First the pair of the preset ``flowers`` is built for sides from 16 to 128, its parameters are
 counted and its steps are timed, with one thread on a CPU. Then the narrow pair of the chapter
@@ -30,7 +30,7 @@ COUNT = 1000  # samples that are judged
 def cost(side: int) -> dict:
     """Return parameters of G and D, and the seconds of a step, for images of one side.
 
-    On a CPU these are seconds of the processor, which other programs disturb little.
+    On a CPU these are processor seconds, which other programs disturb little.
     """
     recipe = replace(FLOWERS, shape=(3, side, side), steps=9)
     state, images = recipe.init(DEVICE), data.make_flowers(200, side)[0]
@@ -51,7 +51,7 @@ def judge(images: torch.Tensor, labels: torch.Tensor) -> dict:
 
 
 def run(recipe: recipes.Recipe, every: int, seed: int) -> list[tuple[int, dict]]:
-    """Train on 8,000 flowers; return (step, report) after every so many steps."""
+    """Train on 8,000 flowers; return (step, report) at steps ``every`` apart."""
     recipe = replace(recipe, seed=seed)
     images = data.load_images("flowers", size=recipe.shape[-1])
     state, curve = recipe.init(DEVICE), []

@@ -150,7 +150,7 @@ def mean_inside(seen: list[tuple[float, int]]) -> float:
 
 
 def summary(load: float, counts: Counts, took: float, before: tuple, after: tuple) -> dict:
-    """Return the row of one load; both sides of Little's law are of all its requests."""
+    """Return the row of one load; both sides of Little's law are for all its requests."""
     good = sorted(counts.seconds[200])
     number, inside = (new - old for new, old in zip(after, before, strict=True))
     return {

@@ -2,11 +2,11 @@
 
 The table has the networks of the preset ``plane``, equal and constant learning rates, smaller
 batches and fewer steps. Then the preset itself is trained on both, from seeds that had no part in
-its choice (which were 200 to 207, 300 to 306 and 400 to 404, all on the grid). All figures are of
-10,000 samples of the averaged generator. Reverse KL is over the modes, of the high-quality samples
-from equal shares, in nats, as in the code of Lin et al. 2018; without a sample of high quality
-there is none. Seconds are processor time, which depends little on what else the machine does. With
-the defaults this takes about an hour on two cores.
+its choice (which used 200 to 207, 300 to 306 and 400 to 404, all on the grid). All figures are for
+10,000 samples of the averaged generator. Reverse KL is that of the high-quality
+samples' shares of the modes from equal shares, in nats, as in the code of Lin et al. 2018; without
+a sample of high quality there is none. Seconds are processor time, which depends little on what
+else the machine does. With the defaults this takes about an hour on two cores.
 """
 
 import statistics
@@ -66,7 +66,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps of each of these runs.", min=1)] = 1000,
     ring_seeds: Annotated[int, typer.Option(help="Runs of the preset on the ring.", min=1)] = 20,
     grid_seeds: Annotated[int, typer.Option(help="Runs of the preset on the grid.", min=1)] = 100,
-    plane_steps: Annotated[int, typer.Option(help="Steps of these.", min=1)] = PLANE.steps,
+    plane_steps: Annotated[int, typer.Option(help="Steps of the preset.", min=1)] = PLANE.steps,
     out: Out = records.FOLDER / "plane.json",
 ) -> None:
     """Measure, store the record and print the tables."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gan_tutorial import data, metrics, recipes, records, training
 
-HINGE = replace(recipes.preset("hinge"), bf16=False)  # few processors gain by it
+HINGE = replace(recipes.preset("hinge"), bf16=False)  # few processors gain from it
 ARTICLE = recipes.preset("article")
 CONVOLUTIONS = replace(ARTICLE, network="conv", latent_dim=64, batch_size=64)
 SPECTRAL = replace(CONVOLUTIONS, spectral=True, objective="hinge")

@@ -2,7 +2,7 @@
 
 The rules, so that others can send a faster ``entry``:
 
-1. The target is an FD to the held-out bundled digits of at most five floors, of 2,000 samples of
+1. The target is an FD to the held-out bundled digits of at most five floors, for 2,000 samples of
    one generator, by ``metrics.Evaluator``. FD is measured on the features of the bundled classifier
    and is not FID.
 2. An entry yields a generator whenever it wants it judged. The clock starts before the images are
@@ -12,7 +12,7 @@ The rules, so that others can send a faster ``entry``:
    that existed before. Its settings were not chosen on the held-out digits.
 4. Every seed from 0 counts, at least 20 of them. One that misses the target in ``LIMIT`` seconds
    counts as infinitely slow. The result is the median.
-5. Two cores and nothing else that runs. The speed of the preset ``quick`` is measured beside it, so
+5. Two cores and nothing else running. The speed of the preset ``quick`` is measured beside it, so
    that machines can be compared.
 
 This entry is the preset ``quick`` itself, judged on the way: its learning rates fall as if it ran

@@ -63,7 +63,7 @@ class ClosedError(Exception):
 
 @dataclass
 class Client:
-    """A client that keeps one connection, and opens a new one when it was closed."""
+    """A client that keeps one connection, and opens a new one when it has been closed."""
 
     port: int
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

@@ -1,4 +1,4 @@
-"""The speed of the usual tutorial's loop, with each speedup alone, and with one after the other on.
+"""The speed of the usual tutorial loop, with each speedup alone, and with one after another on.
 
 For the article's MLP and the convolutional networks, with the article's batch size. All loops take
 turns in one process. Worker processes would fill their queues while the other loops run, so the
@@ -36,7 +36,7 @@ def loop(recipe: recipes.Recipe, names: list[str], workers: int = 0) -> speed.Lo
 
 
 def measure(recipe: recipes.Recipe, steps: int, rounds: int) -> dict:
-    """Return steps per second: usual loop, each speedup alone, and one after the other on."""
+    """Return steps per second: usual loop, each speedup alone, and one after another on."""
     loops = {("usual", ""): loop(recipe, [])}
     for i, name in enumerate(NAMES):
         loops["alone", name] = loop(recipe, [name])
@@ -51,7 +51,7 @@ def measure(recipe: recipes.Recipe, steps: int, rounds: int) -> dict:
 
 
 def profile(steps: speed.Loop, count: int = 20) -> dict[str, float]:
-    """Return the share of the processor's time of each operator, the largest ones first."""
+    """Return each operator's share of the processor's time, the largest first."""
     for _ in range(3):
         next(steps)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -63,7 +63,7 @@ def profile(steps: speed.Loop, count: int = 20) -> dict[str, float]:
 
 
 def operations(recipe: recipes.Recipe) -> int:
-    """Return the floating-point operations of products and convolutions in a step, by PyTorch."""
+    """Return PyTorch's count of floating-point operations in a step's products and convolutions."""
     steps = loop(recipe, ["tensor", "reuse", "one_pass", "frozen"])
     with FlopCounterMode(display=False) as counter:
         next(steps)

@@ -3,21 +3,21 @@
 The first two tables have the networks of Lin et al. 2018, table 3, which Metz et al. 2017 chose to
 be small: the convolutions of D have a quarter or a half of the channels of G's. The published rows
 stand beside ours. The last table is the package's own pair, ``quick`` and, seven times as long,
-``best``, both without labels, in batches of 64; of 32 ``quick`` was worse, with one seed.
+``best``, both without labels, in batches of 64; with 32, ``quick`` was worse, with one seed.
 
 In the rows DCGAN and PacGAN, these are as in the code of Lin et al., github.com/fjxmlzn/PacGAN:
-layers, 256 numbers in z, BatchNorm in D on real and on generated samples apart, initial weights,
+layers, 256 numbers in z, BatchNorm in D on real and generated samples separately, initial weights,
 losses, Adam's settings, 25,600 samples. These differ:
 
 - They train for 500,000 steps, and report 50 seeds (± standard errors).
 - Their batch has 128 packs, ours 32.
 - They draw from the 60,000 training images of MNIST, we from 8,000; both draw anew in every step.
-- Their classifier is another one. Ours is wrong in one real stack of 42; the row "real stacks"
+- Their classifier is different. Ours is wrong on one real stack in 42; the row "real stacks"
   shows what that and the number of samples cost.
 - Their KL is from equal shares of the modes: our column "uniform". The column "KL" is from the
   products of the digits' shares, as the data have them.
 - They sample with the statistics of the batch, we with those of 5,000 samples.
-- The BatchNorm of their G sees each part of the packs apart, that of ours all samples at once.
+- The BatchNorm of their G sees each part of the packs separately, that of ours all samples at once.
 - An odd pixel of padding lies on the other side in TensorFlow's convolutions.
 
 The other rows have no BatchNorm in D, PyTorch's initial weights, packs of 1, the settings of
@@ -71,14 +71,14 @@ METHODS = {
     "relativistic, R1 + R2": {"config": replace(BOOK, objective="relativistic", r1=0.1, r2=0.1)},
 }
 STACKS = {"classes": 0, "shape": (3, 28, 28), "batch_size": 64}
-PAIRS = {  # about one minute and eight of two cores
+PAIRS = {  # about one minute and eight minutes on two cores
     "quick, no labels": replace(recipes.preset("quick"), steps=3200, **STACKS),
     "best, no labels": replace(recipes.preset("best"), steps=12_000, **STACKS),
 }
 
 
 class SmallGenerator(networks.Generator):
-    """G of Lin et al. 2018, table 3: 4 × 4 × 64 numbers, three transposed convolutions and one."""
+    """G of Lin et al. 2018, table 3: 4 × 4 × 64 numbers, 3 transposed convolutions, 1 plain one."""
 
     def __init__(self) -> None:
         super().__init__(256, (3, 28, 28))
@@ -126,7 +126,7 @@ class SmallDiscriminator(networks.Discriminator):
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return logits (N,) for packs (N, pack, 3, 28, 28)."""
-        parts = samples.split(BATCH)  # BatchNorm sees real and generated packs apart
+        parts = samples.split(BATCH)  # BatchNorm sees real and generated packs separately
         return torch.cat([super(SmallDiscriminator, self).forward(part) for part in parts])
 
 
@@ -177,7 +177,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Runs of each row.", min=1)] = 5,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Steps of the small networks.", min=1)] = 4000,
-    share: Annotated[float, typer.Option(help="Of our own pair's steps, to try it.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of our own pair's steps, to try it.")] = 1.0,
     samples: Annotated[int, typer.Option(help="Stacks to judge in each run.")] = 25_600,
     out: Out = records.FOLDER / "stacked.json",
 ) -> None:

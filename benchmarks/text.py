@@ -70,7 +70,7 @@ def train_gan(
 
 
 def train_bound(steps: int, seed: int, batch_size: int = 128, lr: float = 4e-3) -> dict:
-    """Train the chapter's generator by a bound of the likelihood; return it and the reports.
+    """Train the chapter's generator by a bound on the likelihood; return it and the reports.
 
     An encoder guesses the plan of a string, as in a VAE; it is not needed afterwards. Adam's rate
     decays to 0 along a cosine, as the GRU's does.

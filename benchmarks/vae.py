@@ -1,6 +1,6 @@
 """A VAE and a GAN from the same networks, trained on the same digits for the same time.
 
-The GAN is the preset ``hinge`` without spectral norm, with which it learns faster at first
+The GAN is the preset ``hinge`` without spectral norm, since it learns faster at first without it
 (``recipe.py``). The VAE's decoder is the same generator, and its encoder the body of the same
 discriminator; labels, batches and the moving average of the weights are the same. First the speed
 of both is measured; then each trains for as many steps as fit into the time, over several seeds.
@@ -8,7 +8,7 @@ of both is measured; then each trains for as many steps as fit into the time, ov
 Samples, reconstructions and points halfway between two images are scored against the held-out
 digits. Samples of the VAE are its means, and pixels sampled around them. Samples and
 reconstructions are scored once more after all images, real ones too, were made black and white, so
-that blur does not count. VAEs with another beta show how the code fills and empties. Each average
+that blur does not count. VAEs with other betas show how the code fills and empties. Each average
 of weights is judged with the BatchNorm statistics of its own samples.
 """
 
@@ -219,7 +219,7 @@ def flatten(run: dict) -> dict[str, float]:
 
 
 def summary(values: list[float]) -> str:
-    """Return the median of values and, of several, their range as text."""
+    """Return the median of values and, for several, their range as text."""
     if len(values) < 2:
         return "".join(f"{value:.3g}" for value in values)
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
