@@ -67,7 +67,7 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "gp": "γ of WGAN-GP's gradient penalty; 10 in the paper, 0 for none.",
     "augment": "DiffAugment: with 100 digits it changed FD little, with 500 it raised it.",
     "bf16": "Multiply matrices in bfloat16 on a device where that is faster.",
-    "seed": "The same seed gives the same weights on the same CPU, with as many threads.",
+    "seed": "The same seed gives the same weights on the same CPU with the same number of threads.",
 }
 
 OUT_OF_MEMORY = "(?<!illegal )memory|alloc|overflow"  # in the messages of PyTorch, cuBLAS and cuDNN
@@ -88,7 +88,7 @@ app = typer.Typer(
 )
 
 RunName = Annotated[Path, typer.Argument(help=f"Folder of a run, a checkpoint, or {BUNDLED}.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps…; auto is cuda if it is there.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps…; auto is cuda if available.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same samples.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of torchvision's files.")]
 Download = Annotated[bool, typer.Option(help="Let torchvision download the data.")]
@@ -126,7 +126,7 @@ def train(
     dataset: Annotated[str, typer.Option("--data", help=f"{DATASETS}, or a folder.")] = "digits",
     size: Annotated[
         int | None,
-        typer.Option(help=f"Pixels a side to resize images to; {SIDES} with --network conv."),
+        typer.Option(help=f"Side in pixels to resize images to; {SIDES} with --network conv."),
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")] = None,
     root: Root = None,
@@ -161,12 +161,12 @@ def train(
     """Train a GAN.
 
     Writes checkpoint.safetensors, samples-STEP.png, losses.png and log.csv to the folder --out.
-    With --keep-best, best.safetensors too, of which evaluate tells the FD to images that had no
-    part in the choice. Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill
+    With --keep-best, best.safetensors too; evaluate gives its FD to images that had no part in the
+    choice. Ctrl-C or SIGTERM finishes the step and saves. After that, or after a kill
     or a crash, the same command with --resume continues from the last checkpoint, and ends with
     the same weights as an uninterrupted run (on a GPU rounding varies, and grows). With torchrun
     --nproc-per-node 2 -m gan_tutorial train …, two processes train together; a run may be resumed
-    with another number of processes.
+    with a different number of processes.
     """
     checks.require_integer("--sample-every", sample_every, least=1)
     checks.require_integer("--save-every", save_every, least=1)
@@ -194,7 +194,7 @@ def train(
     begins = ranks.is_main and not state.step
     if begins and keep_best and warm_start is not None and may_know(warm_start, dataset, images):
         message = f"{warm_start} may have learnt from the validation images of --keep-best"
-        print(f"warning: {message}, so that early checkpoints look better", file=sys.stderr)
+        print(f"warning: {message}, so early checkpoints look better", file=sys.stderr)
     with (
         stop_signals() as received,
         distributed.process_group(ranks, state, recipe, run.settings),
@@ -204,7 +204,7 @@ def train(
                 run.save_if_best()  # training may not improve on it
             run.save()  # a folder that cannot be written is noticed now
         if ranks.is_main:
-            if dataset in data.NAMES:  # of a folder more was said as it was read
+            if dataset in data.NAMES:  # for a folder, more was said when it was read
                 print(images.summary)
             print(expectation(len(images)))
         if ranks.world_size == 1:  # then a GPU replays a graph
@@ -239,7 +239,7 @@ def train(
 
 
 def require_apart(out: Path, dataset: str) -> None:
-    """Raise ValueError if a run in ``out`` would write its samples between the images it learns."""
+    """Raise ValueError if a run in ``out`` would write samples among the images it learns from."""
     if dataset in data.NAMES or not Path(dataset).is_dir() or not out.is_dir():
         return
     inside = out.resolve().is_relative_to(Path(dataset).resolve())
@@ -290,10 +290,11 @@ def expectation(count: int) -> str:
         if run["images"] == few
     }
     plain, augmented = (ends[name] / record["floor"] for name in ("none", "all of DiffAugment"))
-    learnt = (", D knew them by heart", ", it did not") if few == 100 else ("", "")
+    learnt = (", and D knew them by heart", ", and D did not") if few == 100 else ("", "")
     return (
         f"{count} images: with {few} digits a narrow pair ended at FD {plain:.0f} floors (real: 1)"
-        f"{learnt[0]}; with --augment at {augmented:.0f}{learnt[1]}: see the chapter Small data"
+        f"{learnt[0]}; with --augment it ended at {augmented:.0f}{learnt[1]}: "
+        "see the chapter Small data"
     )
 
 
@@ -549,13 +550,13 @@ def main(arguments: list[str] | None = None) -> None:
         status = fail(error.format_message(), error.exit_code)
     except (ValueError, OSError, ArithmeticError) as error:
         status = fail(str(error), 1)
-    except (RuntimeError, MemoryError, TypeError) as error:  # the last of sizes beyond 64 bits
+    except (RuntimeError, MemoryError, TypeError) as error:  # TypeError: sizes beyond 64 bits
         if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error), re.I):
             raise
         wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))  # by PyTorch or NumPy
         amount = f" ({wanted[1]} at once)" if wanted else ""
         lower = LOWER.get(arguments[0], "the size of the model")
-        status = fail(f"{device_of(error)} has not the memory for it{amount}; lower {lower}", 1)
+        status = fail(f"{device_of(error)} lacks the memory for it{amount}; lower {lower}", 1)
     sys.exit(status)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 def augment(
     images: Tensor, policy: Sequence[str], rng: torch.Generator, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
-    """Change every image at random, in each way of ``policy``.
+    """Change every image at random, by each augmentation in ``policy``.
 
     DiffAugment, Zhao et al. 2020, section 3.2.
 
@@ -19,8 +19,8 @@ def augment(
         images: (N, C, H, W), real or generated, about [-1, 1].
         policy: any of ``colour``, ``translation`` and ``cutout``; empty for no change.
         rng: the source of the changes, which differ from image to image.
-        part: (k, n) if the images are part k of a batch that n processes split: the random numbers
-            are drawn for the whole batch, so they do not depend on n.
+        part: (k, n) if the images are part k of a batch split across n processes: the random
+            numbers are drawn for the whole batch, so they do not depend on n.
     """
     assert images.ndim == 4 or not policy, "images must be (N, C, H, W)"
     for name in policy:
@@ -44,7 +44,7 @@ def translation(
     images: Tensor, rng: torch.Generator, reach: float = 1 / 8, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
     """Shift by up to ``reach`` of the size in each direction; new pixels are 0, mid-grey."""
-    chosen = []  # which old row, or column, comes to each place: (N, size, size) of 0 and 1
+    chosen = []  # which old row, or column, goes to each place: (N, size, size) of 0s and 1s
     for size in images.shape[2:]:
         most = round(size * reach)
         shift = _integers(len(images), -most, most + 1, rng, part)
@@ -52,7 +52,7 @@ def translation(
         source = (place + shift).unsqueeze(2)  # (N, size, 1)
         chosen.append((source == place).to(images.dtype).unsqueeze(1))
     rows, columns = chosen
-    return rows @ images @ columns.mT  # products, as the gradient of an indexing sums in any order
+    return rows @ images @ columns.mT  # products: indexing's backward pass sums in no fixed order
 
 
 def cutout(

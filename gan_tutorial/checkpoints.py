@@ -63,7 +63,7 @@ def save(state: TrainState, path: str | Path, settings: Mapping) -> None:
 
 
 def save_networks(state: TrainState, path: str | Path, settings: Mapping) -> None:
-    """Write D and G's average alone, in float16: enough to sample and for warm starts.
+    """Write D and G's average alone, in float16: enough for sampling and warm starts.
 
     The file cannot be resumed, and its step is 0; it takes about a seventh of the space of one that
     can.
@@ -113,7 +113,7 @@ def parse_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]
     """Return the metadata and the tensors of a safetensors file.
 
     Raises:
-        SafetensorError: it is none, or not complete.
+        SafetensorError: it is not one, or not complete.
     """
     tensors = from_bytes(content)  # checks the header, too
     return _header(content)[1].get("__metadata__", {}), tensors
@@ -200,7 +200,7 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     weights = _part(tensors, "G_ema")
     try:
         recipe = Recipe(**settings["recipe"])
-        with torch.device("meta"):  # without memory, which a wrong recipe may ask for
+        with torch.device("meta"):  # allocates nothing, whatever a wrong recipe asks for
             _check_same(recipe.build()[0], weights, "G_ema", path)
         G, _ = recipe.build()
     except CheckpointError:
@@ -217,11 +217,11 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> tupl
 def locked(folder: str | Path) -> Iterator[None]:
     """Let no other process into this block for the same folder, which is created if missing.
 
-    The lock is the system's, on the file ``.lock`` in the folder: it ends with the process, also if
+    The lock is the system's, on the file ``.lock`` in the folder: it ends with the process, even if
     that is killed. Where a file system has no locks, there is none.
 
     Raises:
-        ValueError: another process is in such a block, or the folder or a parent is a file.
+        ValueError: another process is in the block, or the folder or a parent is a file.
         OSError: nothing can be written there.
     """
     folder = Path(folder)
@@ -246,8 +246,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows deletes no open file
-            (folder / ".lock").unlink()  # still locked: who waits for this file takes a new one
+        with contextlib.suppress(OSError):  # Windows cannot delete an open file
+            (folder / ".lock").unlink()  # still locked: whoever waits for it makes a new one
         lock.release()
         if new:
             with contextlib.suppress(OSError):  # not if something was written
@@ -339,7 +339,7 @@ class Run:
         """Add to the log, write samples and save, each when due and at the recipe's last step.
 
         What is written has an averaged generator with BatchNorm statistics of its own; training
-        goes on as without them.
+        goes on unaffected.
 
         Args:
             log: of the step that the state has reached.
@@ -367,7 +367,7 @@ class Run:
         self.state.G_ema.load_state_dict(own.state_dict())
 
     def save(self) -> None:
-        """Write log and checkpoint; the log ends at the state's step, also after a rollback."""
+        """Write log and checkpoint; the log ends at the state's step, even after a rollback."""
         self.rows = [row for row in self.rows if row["step"] <= self.state.step]
         path = self.folder / "log.csv"
         with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
@@ -377,7 +377,7 @@ class Run:
         save(self.state, self.folder / self.CHECKPOINT, self.settings)
 
     def save_if_best(self) -> None:
-        """Write the state as best.safetensors, if no earlier one was as near to validation."""
+        """Write the state as best.safetensors, if none before was as near to the validation set."""
         distance = self.judge(self.state.G_ema)
         if distance < self.best:
             self.best = distance
@@ -408,7 +408,7 @@ class Run:
             if getattr(there, name) != getattr(self.recipe, name)
         ]
         if options:
-            raise ValueError(f"{path} has other networks; to have them, add {' '.join(options)}")
+            raise ValueError(f"{path} has other networks; to match them, add {' '.join(options)}")
 
     def _check_same_settings(self, saved: dict) -> None:
         """Raise ValueError if the saved run has other settings than this one, or more steps."""
@@ -474,8 +474,8 @@ def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def _read(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
     """Return the header and the tensors of a checkpoint, after checking that they are complete.
 
-    The file is read at once: opened twice, for the header and for the tensors, it could be two
-    files, if a running training replaces it in between.
+    The file is read in one go: opened twice, for the header and for the tensors, it could be two
+    files, if a training run replaces it in between.
     """
     path = Path(path)
     if not path.is_file():
@@ -499,11 +499,11 @@ def _read(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _fault(content: bytes, error: SafetensorError) -> str:
-    """Return what a file is that the library cannot read, and what to do."""
+    """Return what is wrong with an unreadable file, and what to do."""
     if content[8:9] in (b"{", b""):  # where the header of a safetensors file starts
         return f"not a complete safetensors file ({error}); use an older checkpoint"
     if content.startswith((b"PK", b"\x80")):
-        return f"a pickle of torch.save, which could run any code, so it is not read; {GIVE}"
+        return f"a pickle of torch.save, which could run arbitrary code, so it is not read; {GIVE}"
     return f"not a safetensors file; {GIVE}"
 
 

@@ -24,9 +24,9 @@ def require_number(
     strict: bool = False,
     most: float | None = None,
 ) -> None:
-    """Raise ValueError unless ``value`` is a finite number in [least, below); if strict, above.
+    """Raise ValueError unless ``value`` is a finite number in [least, below); if strict, > least.
 
-    With ``most``, that is the upper bound, and allowed.
+    With ``most``, that is the upper bound, inclusive.
     """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     high = number and (value < below if most is None else value <= most)

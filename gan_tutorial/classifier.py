@@ -48,8 +48,8 @@ class Classifier(nn.Module):
     def extract(self, images: Tensor, batch_size: int = 100) -> tuple[Tensor, Tensor]:
         """Return features (N, 64) and predicted classes (N,) of images (N, C, H, W) in [-1, 1].
 
-        In evaluation mode, so that the features of an image depend on this image alone; it
-        stays in that mode.
+        In evaluation mode, so that the features of an image depend on that image alone; the
+        network stays in that mode.
 
         Raises:
             DataError: the images have another shape, dtype or range, or hold NaN.
@@ -87,7 +87,7 @@ def untrained(
 ) -> Classifier:
     """Return a network with random weights, whose features need neither labels nor training.
 
-    Naeem et al. 2020 judge images that are far from ImageNet's by such features. They are coarser
+    Naeem et al. 2020 judge images far from ImageNet's by features like these. They are coarser
     than those of a trained classifier, above all where classes are missing. The class logits mean
     nothing. BatchNorm has the statistics of up to 1,000 of the images.
     """
@@ -119,7 +119,7 @@ def train_classifier(
         for _ in tqdm(range(steps), desc="classifier"):
             chosen = torch.randint(len(images), (batch_size,))
             parts = images.pixels[chosen].chunk(10)
-            batch = torch.cat([distort(part) for part in parts])  # one random map for each part
+            batch = torch.cat([distort(part) for part in parts])  # one random transform per part
             logits = classifier(data.to_unit_range(batch).to(device))
             loss = cross_entropy(logits, images.labels[chosen].to(device), label_smoothing=0.05)
             optimiser.zero_grad()

@@ -113,7 +113,7 @@ class ImageSet:
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
     def hold_out(self, share: float = 0.2) -> tuple[Self, Self]:
-        """Return the set without a share of its images, and these, for validation.
+        """Return the set without a share of its images, and that share, for validation.
 
         They are drawn at random, but always the same ones from the same set.
         """
@@ -122,11 +122,11 @@ class ImageSet:
         return self.subset(order[count:]), self.subset(order[:count])
 
     def draw_labels(self, count: int, seed: int = 0) -> Tensor:
-        """Return int64 labels (count,) of images drawn at random, none twice until all were drawn.
+        """Return int64 labels (count,) of images drawn at random, none twice before all are drawn.
 
         These are for judging a conditional generator, which learnt each class as often as it occurs
-        here. The images of ``metrics.Evaluator``'s floor are drawn so, too, up to their number;
-        with equal classes or exact shares even real images do not score one floor.
+        here. The images of ``metrics.Evaluator``'s floor are drawn this way too, up to their
+        number; with equal or exact class shares even real images do not score one floor.
         """
         rng = torch.Generator().manual_seed(seed)
         rounds = -(-count // len(self))
@@ -146,9 +146,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class StackedDigits:
-    """Three digits as red, green and blue, each drawn by itself: data with 1,000 known modes.
+    """Three digits as red, green and blue, each drawn independently: data with 1,000 known modes.
 
-    The benchmark of mode collapse of Metz et al. 2017 (section 3.3.1) and of Lin et al. 2018
+    The mode-collapse benchmark of Metz et al. 2017 (section 3.3.1) and of Lin et al. 2018
     (section 4.2). Stacks are made as they are drawn, so nothing but the digits is stored.
 
     Attributes:
@@ -237,8 +237,8 @@ def load_images(
 ) -> ImageSet:
     """Load a set of images by name, or the images in a folder.
 
-    Images of a folder look as a viewer shows them: upright, transparent parts on white, in sRGB, of
-    an animation the first. Each is cut to the square in its middle, and resized.
+    Images in a folder look as a viewer shows them: upright, transparent parts on white, in sRGB,
+    and only the first of an animation. Each is cropped to its central square, and resized.
 
     Args:
         name: ``digits`` or ``fashion`` (bundled with the package); ``flowers`` (drawn by
@@ -274,7 +274,7 @@ def load_images(
     elif name == "flowers":
         count, seed = (8000, 0) if split == "train" else (2000, 1)
         images, _ = make_flowers(count, size or 32, seed)
-        drawn = f"flowers, {count}, seed {seed}"  # their pixels may differ in a machine's last bit
+        drawn = f"flowers, {count}, seed {seed}"  # the last bit of a pixel may differ by machine
         images = replace(images, fingerprint=hashlib.sha256(drawn.encode()).hexdigest())
     elif name in TORCHVISION:
         images = _load_torchvision(name, split, root, download)
@@ -408,7 +408,7 @@ def _load_folder(
         line = [images.summary, _spread(sizes)]
         rest = sum(map(len, homes.values())) - len(chosen)
         line += [f"{rest} more are in the other split"] if rest else []
-        line += [f"of {frames} with several pictures the first"] if frames else []
+        line += [f"of {frames} with several pictures, only the first"] if frames else []
         skipped = [f"{kind} {n}" for kind, n in sorted(found.skipped.items())]
         line += [f"skipped: {listed(skipped, 12)}"] if skipped else []
         tqdm.write(_printable("; ".join(line)))
@@ -416,13 +416,13 @@ def _load_folder(
 
 
 def _find(folder: Path) -> pictures.Found:
-    """Return the image files of a folder that can be learnt.
+    """Return the image files of a folder to learn from.
 
     Raises:
         DataError: there are none, it is the folder of a run, or there are some beside the classes.
     """
     if pictures.is_run(folder):
-        fault = "holds a run, whose samples and curves are no data"
+        fault = "holds a run, whose samples and curves are not data"
         raise DataError(f"{folder} {fault}; move the images to another folder")
     found = pictures.find(folder)
     if found.classes and found.loose:
@@ -451,7 +451,7 @@ def listed(items: Sequence[str], most: int) -> str:
 
 
 def _printable(name: str) -> str:
-    """Return a name with escapes in place of what UTF-8 has no bytes for."""
+    """Return a name with escapes in place of what UTF-8 cannot encode."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -17,11 +17,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: the file cannot be written; the old one is untouched.
-        ValueError: at ``path`` is something else, such as /dev/null, which a file must not replace.
+        ValueError: ``path`` is something else, such as /dev/null, which a file must not replace.
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{path} is no ordinary file, so it is not replaced; give another")
+        raise ValueError(f"{path} is not a regular file, so it is not replaced; give another")
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def escape_output() -> None:
     """Let stdout and stderr print any text; what their encoding lacks becomes an escape.
 
-    Else a letter such as γ, or a file's name that is no UTF-8, would end a command.
+    Otherwise a letter such as γ, or a file name that is not UTF-8, would abort a command.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not a notebook's

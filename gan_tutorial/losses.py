@@ -68,7 +68,7 @@ def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E D(G(z)) - E D(x), for a critic D that other means keep 1-Lipschitz.
+    """E D(G(z)) - E D(x), for a critic D kept 1-Lipschitz by other means.
 
     Arjovsky et al. 2017, equation 2.
     """
@@ -109,7 +109,7 @@ OBJECTIVES = {
 
 
 def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
-    """Return σ(D*(x)) = p(x) / (p(x) + q(x)), the probability "real" of the best D against q.
+    """Return σ(D*(x)) = p(x) / (p(x) + q(x)), the probability of "real" by the best D against q.
 
     Goodfellow et al. 2014, equation 2.
 

@@ -91,7 +91,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
     Raises:
         ValueError: the widths differ, a value is not finite, or a set has too few samples.
     """
-    assert neighbours > 0, "a radius reaches to the first neighbour at least"
+    assert neighbours > 0, "a radius reaches at least to the first neighbour"
     _require_features(real, fake, least=neighbours + 1)
     figures = prc_features_to_metric(
         _double(fake),
@@ -108,8 +108,8 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[f
     """Return density and coverage of generated features against real ones, each (N, F).
 
     Density is the number of real balls that contain a generated sample, over k, on average;
-    coverage is the fraction of real balls that contain a generated sample (Naeem et al. 2020; equal
-    to their package prdc). The balls are around real samples only, so generated outliers change
+    coverage is the fraction of real balls that contain a generated sample (Naeem et al. 2020; as in
+    their package prdc). The balls are around real samples only, so generated outliers change
     neither much. Density may exceed 1.
 
     Raises:
@@ -208,12 +208,12 @@ class Floor:
 class Evaluator:
     """Judges generated images by a classifier's features, against held-out real images.
 
-    Scores depend on how many images are judged, so each is given next to its floor: that of as many
-    real images, mean over random draws from the training images: ``draws`` for FD, three for the
-    others. For N above their number all are drawn, and only FD's floor is extrapolated, roughly,
-    in proportion to 1/N + 1/M for M held-out images. The draws have
-    random class shares, so images with exactly those of the held-out set can score below 1. These
-    are not FID and KID, which rest on Inception's features.
+    Scores depend on how many images, N, are judged, so each is given beside its floor: the score
+    of as many real images, averaged over random draws from the training images, ``draws`` for FD,
+    three for the others. If N exceeds their number, all are drawn, and only FD's floor is
+    extrapolated, roughly, in proportion to 1/N + 1/M for M held-out images. The draws have
+    random class shares, so images with exactly those of the held-out set can score below 1. The
+    scores are not FID and KID, which rest on Inception's features.
 
     Args:
         name: a bundled set, ``digits`` or ``fashion``, or another set with a bundled classifier.
@@ -255,7 +255,7 @@ class Evaluator:
         self._score_floors: dict[int, dict[str, float]] = {}
 
     def _features_of(self, images: data.ImageSet) -> Tensor:
-        """Return the features of a set, (N, 64), of which few images are floats at a time."""
+        """Return the features of a set, (N, 64), with few images held as floats at a time."""
         parts = (slice(i, i + 1000) for i in range(0, len(images), 1000))
         return torch.cat([self.features(images.subset(part).images) for part in parts])
 
@@ -361,7 +361,7 @@ def mode_report(points: Tensor, mixture: mixtures.Mixture) -> ModeReport:
     return ModeReport(int((counts > 0).sum()), len(good) / len(points), counts)
 
 
-FLOWER = 30.0  # grey levels: the median change of a drawn flower by a petal more or less
+FLOWER = 30.0  # grey levels: the median change when a drawn flower gains or loses a petal
 
 
 @dataclass(frozen=True)
@@ -370,9 +370,9 @@ class FlowerReport:
 
     Attributes:
         error: of each sample, the root mean square difference from the flower that it is measured
-            as, in grey levels of 255, (N,).
+            as, in grey levels out of 255, (N,).
         asked: share of samples with the number of petals asked for.
-        covered: of the 72 kinds, 6 numbers of petals and 12 ranges of hue, those that have a sample
+        covered: of the 72 kinds, 6 numbers of petals by 12 ranges of hue, how many have a sample
             with an error below ``FLOWER``.
         distances: by factor (hue, size, background), the largest difference between the shares of
             samples and of real flowers below a value (Kolmogorov-Smirnov): 0 to 1.
@@ -415,7 +415,7 @@ class StackReport:
     Attributes:
         modes: how many modes have at least one sample.
         kl: KL(generated ‖ data) of the modes' shares, in nats, where the data's shares are the
-            products of the shares of the digits. Of real stacks about 500 / count is expected.
+            products of the shares of the digits. For real stacks about 500 / count is expected.
         kl_uniform: the same with equal shares in place of the data's, as in PacGAN's code.
         count: the number of samples, which limits both.
     """
@@ -433,8 +433,8 @@ class StackEvaluator:
 
     Args:
         device: where to compute.
-        train: the stacks to compare with; by default of the bundled training images.
-        held_out: stacks for the floor; by default of the bundled test images.
+        train: the stacks to compare with; by default those of the bundled training images.
+        held_out: stacks for the floor; by default those of the bundled test images.
 
     Attributes:
         classifier_error: the share of held-out stacks in which the classifier takes a digit for

@@ -52,7 +52,7 @@ PETALS = range(3, 9)  # numbers of petals
 SIZES, BACKGROUNDS = (0.55, 0.95), (0.05, 0.95)  # ranges of the factors
 NOTCH = 0.42  # where two petals meet, as a share of the flower's radius
 PRIMARIES = torch.tensor([0.0, 120.0, 240.0]).deg2rad()  # hues of red, green and blue
-PALE = 0.12  # chroma of what is left out when a flower is measured; petals have 0.24 to 0.38
+PALE = 0.12  # chroma below which a pixel is left out of the measurements; petals have 0.24 to 0.38
 MEAN_RADIUS = 0.6474  # of a flower's colour, as a share of its radius; see ``measure_flowers``
 
 
@@ -92,8 +92,8 @@ class Flowers:
 def flowers(count: int, seed: int = 0) -> Flowers:
     """Return ``count`` random flowers, whose factors are uniform.
 
-    They are independent, but for the angle, whose range ends at 360° / petals. The first flowers of
-    a seed depend on ``count`` too: draw as many as you need, at once.
+    They are independent, except for the angle, whose range ends at 360° / petals. The first flowers
+    of a seed depend on ``count`` too: draw all that you need at once.
     """
     rng = torch.Generator().manual_seed(seed)
     petals = torch.randint(PETALS.start, PETALS.stop, (count,), generator=rng)
@@ -111,7 +111,7 @@ def measure_flowers(images: Tensor) -> Flowers:
     """Return the factors of images of flowers, drawn or generated, float (N, 3, S, S) in [-1, 1].
 
     Each by a formula, from the pixels with some colour. The hue is that of their sum. The size is
-    their mean distance from the centre, over what that is for a flower of size 1. The background is
+    their mean distance from the centre, divided by that of a flower of size 1. The background is
     the mean outside the circle that touches the image's sides. The number of petals is the angular
     frequency that is strongest beyond the notches, and the angle is its phase. Any image gets five
     numbers, with a size from 0.5 to 1; to see whether it is a flower at all, draw them and compare.
@@ -153,8 +153,8 @@ def _draw(chosen: Flowers, side: int) -> Tensor:
     """Return a few flowers as images: every pixel is a grey level plus an amount of the hue.
 
     Seen from the centre, the petals reach to R = size · (NOTCH + (1 - NOTCH) · |cos(ψ / 2)|), where
-    ψ makes one turn with each petal. To first order the distance of a point from that edge is its
-    excess of radius over √(1 + (R' / radius)²). Over one pixel across the edge the petal fades.
+    ψ makes one turn per petal. To first order the distance of a point from that edge is its
+    excess of radius over √(1 + (R' / radius)²). The petal fades over one pixel across the edge.
     """
     pixel = 2 / side
     petals, hue, size, background, angle = (

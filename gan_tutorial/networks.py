@@ -139,17 +139,17 @@ class ConvGenerator(Generator):
     """A linear layer to a side of 4 to 7 pixels, a convolution, and transposed ones that double it.
 
     With BatchNorm and ReLU in between and a final tanh, as in DCGAN (Radford et al. 2016). The
-    kernel size 4 is a multiple of the stride 2, so that every pixel, borders apart, receives the
-    same number of contributions (Odena et al. 2016, on checkerboards). Its weights may still draw a
-    grid.
+    kernel size 4 is a multiple of the stride 2, so that every pixel, except at the borders,
+    receives the same number of contributions (Odena et al. 2016, on checkerboards). Its weights may
+    still draw a grid.
 
     Args:
         shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
-        width: channels of the S/2 × S/2 feature maps; twice as many at each half of the side, up to
-            8 · ``width``.
+        width: channels of the S/2 × S/2 feature maps; twice as many each time the side halves, up
+            to 8 · ``width``.
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: the shape is any other.
     """
 
     def __init__(
@@ -187,12 +187,12 @@ class ConvDiscriminator(Discriminator):
 
     Args:
         shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
-        width: channels of the S/2 × S/2 feature maps; twice as many at each half of the side, up to
-            8 · ``width``, the number of features.
+        width: channels of the S/2 × S/2 feature maps; twice as many each time the side halves, up
+            to 8 · ``width``, the number of features.
         spectral: divide every weight matrix by its largest singular value (Miyato et al. 2018).
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: the shape is any other.
     """
 
     def __init__(
@@ -216,10 +216,10 @@ class ConvDiscriminator(Discriminator):
 
 
 def count_doublings(shape: Sequence[int]) -> int:
-    """Return how often 4, 5, 6 or 7 is doubled to reach the side S of images (C, S, S).
+    """Return how many times 4, 5, 6 or 7 is doubled to reach the side S of images (C, S, S).
 
     Raises:
-        ValueError: the images are no squares, or their side is not one of ``SIDES``.
+        ValueError: the images are not square, or their side is not one of ``SIDES``.
     """
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in SIDES:
         sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}"
@@ -248,7 +248,7 @@ def add_spectral_norm(network: nn.Module) -> nn.Module:
 
 
 def initialise(network: nn.Module, std: float = 0.02) -> nn.Module:
-    """Initialise as DCGAN: weights from N(0, std²), biases 0; return the network.
+    """Initialise as in DCGAN: weights from N(0, std²), biases 0; return the network.
 
     Radford et al. 2016, section 4. Only linear layers and (transposed) 2D convolutions: the scale
     of a BatchNorm stays 1. With spectral norm, the weight before the division is initialised.

@@ -41,9 +41,9 @@ def approximate_gradient_norm(
 ) -> Tensor:
     """Return ((D(x + sξ) - D(x)) / s)², with ξ from N(0, I), at each point x: (N,).
 
-    Its mean over ξ tends to ‖∇D(x)‖² as s tends to 0, and takes one more pass of D instead of a
-    second derivative. Lin et al. 2025 (arXiv 2501.08316) approximate R1 so, with another factor;
-    at generated samples it approximates R2.
+    Its mean over ξ tends to ‖∇D(x)‖² as s tends to 0; it takes one more pass of D instead of a
+    second derivative. Lin et al. 2025 (arXiv 2501.08316) approximate R1 like this, with another
+    factor; at generated samples it approximates R2.
 
     Args:
         D: the discriminator.
@@ -51,7 +51,7 @@ def approximate_gradient_norm(
         logits: D(points), (N,), with their graph, and not in half precision.
         scale: s; with a larger one D is also smooth at a distance from the points.
         rng: of ξ.
-        part: (k, n) for part k of a batch that n processes split, as for ``augment``.
+        part: (k, n) for part k of a batch split across n processes, as for ``augment``.
     """
     k, n = part
     size = (n * len(points), *points.shape[1:])
@@ -71,7 +71,7 @@ def gradient_penalty(
     Gulrajani et al. 2017, equation 3.
 
     The small number under the root keeps its derivative finite where the gradient vanishes.
-    ``part`` is (k, n) for part k of a batch that n processes split, as for ``augment``.
+    ``part`` is (k, n) for part k of a batch split across n processes, as for ``augment``.
     """
     assert real.shape == fake.shape, "the penalty pairs the two batches"
     k, n = part

@@ -18,13 +18,13 @@ FORMATS = (  # not EPS, PDF or WMF, which start other programs
     "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 ENDINGS = {end: kind for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-OPENED = [kind for kind in FORMATS if kind in Image.OPEN]  # an older Pillow knows no AVIF
+OPENED = [kind for kind in FORMATS if kind in Image.OPEN]  # older versions of Pillow lack AVIF
 RUN = ("checkpoint.safetensors", "best.safetensors")  # what the folder of a run holds
 COMMON = (".jpg", ".png", ".gif", ".webp", ".avif", ".tif", ".bmp")  # for messages
 
 
 class PictureError(ValueError):
-    """A file that is no picture, or not one that every viewer shows alike; the message says why."""
+    """A file that is not a picture, or that viewers show differently; the message says why."""
 
 
 class Found(NamedTuple):
@@ -34,7 +34,7 @@ class Found(NamedTuple):
         classes: the files below each subfolder that has some, by its name, sorted; empty if there
             are no such subfolders.
         loose: the files in the folder itself.
-        skipped: what else there is, and how often: kinds such as ``.txt`` or ``hidden``.
+        skipped: what else there is, and how many: kinds such as ``.txt`` or ``hidden``.
     """
 
     classes: dict[str, list[Path]]
@@ -75,12 +75,12 @@ def _walk(place: Path, skipped: Counter[str]) -> Iterator[Path]:
                 skipped["links to folders"] += 1
             else:
                 yield from _walk(child, skipped)
-    elif place.exists() and not place.is_file():  # such as a pipe, which nobody may ever fill
+    elif place.exists() and not place.is_file():  # such as a pipe, where a read may block forever
         skipped["special files"] += 1
     elif place.suffix.lower() in ENDINGS:
         yield place
     else:
-        skipped[place.suffix.lower() or "files without an ending"] += 1
+        skipped[place.suffix.lower() or "files without an extension"] += 1
 
 
 class Picture(NamedTuple):
@@ -101,8 +101,8 @@ def read(content: bytes) -> Picture:
     Its orientation (EXIF), depth, palette, transparency and colour profile are applied.
 
     Raises:
-        PictureError: the file is no picture, damaged, larger than Pillow's limit against
-            decompression bombs, or has numbers of 32 bits, of which viewers differ.
+        PictureError: the file is not a picture, is damaged, is larger than Pillow's limit against
+            decompression bombs, or has 32-bit values, on which viewers differ.
     """
     try:
         with warnings.catch_warnings():  # of a colour or a tag that Pillow makes the best of
@@ -118,7 +118,7 @@ def read(content: bytes) -> Picture:
         raise PictureError("not a picture that Pillow knows") from error
     except MemoryError as error:
         raise PictureError("too large for this machine's memory") from error
-    except Exception as error:  # of a damaged file, Pillow raises whatever its decoder met
+    except Exception as error:  # on a damaged file, Pillow raises whatever its decoder ran into
         raise PictureError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
@@ -139,7 +139,7 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours of an image, with 8 bits each, and its opacity if it has one."""
+    """Return the colours of an image, with 8 bits each, and its alpha if it has any."""
     if image.mode[0] in "IF":
         return _eight_bits(image)
     if image.mode in ("LA", "La"):
@@ -151,7 +151,7 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
     if image.mode in ("RGBA", "RGBa", "PA") or key is not None:
         image = image.convert("RGBA")
         return image.convert("RGB"), image.getchannel("A")
-    profiled = image.mode in ("L", "RGB", "CMYK", "LAB")  # what colour profiles speak of
+    profiled = image.mode in ("L", "RGB", "CMYK", "LAB")  # what colour profiles describe
     return image if profiled else image.convert("RGB"), None
 
 
@@ -159,7 +159,7 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     sixteen = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
     if image.mode == "F" or not sixteen:
         kind = "floats" if image.mode == "F" else "integers"
-        raise PictureError(f"has {kind} of 32 bits, and does not say which are black and white")
+        raise PictureError(f"has 32-bit {kind}, and does not say which are black and white")
     values = np.asarray(image).astype(np.float64)
     key = image.info.get("transparency")
     alpha = None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype("u1"))
@@ -181,4 +181,4 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         return ImageCms.applyTransform(image, _to_srgb(profile, image.mode))
     except (ImageCms.PyCMSError, OSError):
-        return image  # a profile that is damaged, or of another kind of colour, counts for nothing
+        return image  # a profile that is damaged, or for another colour space, is ignored

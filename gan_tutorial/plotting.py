@@ -1,7 +1,7 @@
 """Figures and players in one house style.
 
-Every function returns its figure and leaves nothing open in pyplot, so a notebook cell shows it
-once, by ending in it. A player is a row of pictures with a slider and a play button: plain HTML
+Every function returns its figure and leaves nothing open in pyplot, so a notebook cell that
+ends in it shows it once. A player is a row of pictures with a slider and a play button: plain HTML
 that works with no kernel.
 """
 
@@ -110,7 +110,7 @@ def require_grid(
     """
     checks.require_integer("count", count, least=1)
     if len(shape) != 3:
-        raise ValueError(f"samples {tuple(shape)} are no images (C, H, W), so they make no picture")
+        raise ValueError(f"samples {tuple(shape)} are not images (C, H, W), and make no picture")
     columns = columns or math.ceil(math.sqrt(count))
     sides = (math.ceil(count / columns), columns)
     height, width = (
@@ -129,8 +129,8 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
 
     Raises:
         DataError: the images have another shape or range.
-        ValueError: the path has another ending.
-        OSError: the disk refuses; a picture that was there is kept.
+        ValueError: the path has another extension.
+        OSError: the file cannot be written; an existing picture is kept.
     """
     if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"{path} must end in .png, .jpg or .webp")

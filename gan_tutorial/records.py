@@ -1,9 +1,9 @@
 """What the benchmarks measured, as JSON files that come with the package.
 
 A record says on which machine, with which versions and when it was measured, so that a chapter can
-show results that take longer than its minute, and say where they come from. And a rule for
-comparing runs that do not come in pairs: one exact test, two-sided; and one correction for
-several tests.
+show results that take longer than the minute it has, and say where they come from. There is also
+a rule for comparing unpaired runs: one exact test, two-sided; and one correction for several
+tests.
 """
 
 import itertools
@@ -52,13 +52,13 @@ def source(record: dict) -> str:
 def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the p-value of an exact permutation test, two-sided, on the mean logarithm.
 
-    It is the share of all ways to deal the results anew into two hands of these sizes whose mean
-    logarithms differ at least as much, in either direction. Five against five give 2 / 252 = 0.008
-    at least.
+    It is the share of all ways to split the results into two groups of these sizes whose mean
+    logarithms differ at least as much, in either direction. Five against five give at least
+    2 / 252 = 0.008.
 
     Args:
         ours: results of the runs of one kind, each above 0, such as FDs.
-        theirs: results of those of the other kind.
+        theirs: results of the runs of the other kind.
     """
     logs = [math.log(value) for value in (*ours, *theirs)]
 
@@ -72,7 +72,7 @@ def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Return Holm's corrected p-values of several tests, from the least to the largest.
+    """Return Holm's corrected p-values of several tests, from smallest to largest.
 
     Those below a level, such as 0.05, contain a false alarm with at most that chance
     (Holm, "A simple sequentially rejective multiple test procedure", 1979).

@@ -35,7 +35,7 @@ def step_rng(seed: int, step: int, device: str | torch.device = "cpu") -> torch.
     """Return the random generator of one training step: a pure function of (seed, step).
 
     All random numbers of a step, its batch and its noise, come from this generator, so a resumed
-    run repeats those of the unbroken run, and no generator state has to be saved. NumPy's
+    run repeats those of the uninterrupted run, and no generator state has to be saved. NumPy's
     ``SeedSequence`` mixes the two numbers, so that neighbouring seeds and steps are independent.
 
     Raises:
@@ -58,7 +58,7 @@ def seeded(seed: int) -> Iterator[None]:
 def has_bf16(device: torch.device) -> bool:
     """Return whether training in bfloat16 pays on the device: a GPU, or a CPU with matrix units.
 
-    On an x86 CPU these are called AMX. Without them bfloat16 is slower than float32, also where
+    On an x86 CPU these are called AMX. Without them bfloat16 is slower than float32, even where
     there are vector instructions for it: with AVX-512-BF16 alone, two threads made 13.3 steps of
     an earlier ``quick`` a second in bfloat16 and 17.0 in float32. Nobody has measured an ARM CPU,
     so there the answer is no.
@@ -85,16 +85,16 @@ class GraphedStep:
 
     A GPU computes a step of small networks faster than Python can launch its kernels one by one. A
     CUDA graph records the kernels of a whole step and launches them in one call. The results are
-    those of the step itself up to rounding, and to the bit with deterministic algorithms.
+    those of the step itself up to rounding, and bit for bit with deterministic algorithms.
 
-    A graph repeats what the step did in its recording: the same branches, on the same tensors. Only
+    A graph repeats what the step did while recorded: the same branches, on the same tensors. Only
     the tensors among the arguments are copied into it, and its random numbers go on from the state
     of the generator among the arguments. So the step must not look at a value (``x.item()``, ``if x
     > 0``), and between two calls nobody may replace a weight. Learning rates may change.
 
     Args:
         step: returns scalars by name, on the GPU of its only generator.
-        optimisers: those that the step uses; fused, so that all that they count lies on the GPU.
+        optimisers: those that the step uses; fused, so that their step counts are on the GPU.
     """
 
     WARM_UP = 3  # calls before the recording, in which libraries allocate what they need
@@ -125,7 +125,7 @@ class GraphedStep:
             return dict(zip(self.names, self.scalars.clone(), strict=True))
 
     def _warm_up(self, arguments: tuple, device: torch.device) -> dict[str, Tensor]:
-        """Run the step, on the stream of the recording, as libraries keep memory for a stream."""
+        """Run the step, on the stream of the recording, as libraries keep memory per stream."""
         stream, current = _side_stream(device), torch.cuda.current_stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
@@ -143,7 +143,7 @@ class GraphedStep:
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         numbers = [group["lr"] for group in groups]
         self.rates = [(x, torch.tensor(x["lr"], device=rng.device)) for x in groups]
-        for group, rate in self.rates:  # without capturable Adam refuses; if called, it warns of it
+        for group, rate in self.rates:  # a capture needs capturable; outside one, Adam warns of it
             group.update(lr=rate, capturable=True)
         with torch.cuda.graph(self.graph, stream=_side_stream(rng.device)):
             self.names, self.scalars = self._run(self.arguments)

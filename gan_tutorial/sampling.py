@@ -133,8 +133,8 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Return points (steps, F) on the great arc from ``start`` to ``end``, both (F,).
 
     Spherical interpolation (White 2016, section 2.1). Between vectors of equal length the length is
-    constant on the way, and in many dimensions nearly all vectors from N(0, 1) have nearly the same
-    length. For parallel vectors, and from or to 0, it is the straight line.
+    constant along the way, and in many dimensions nearly all vectors from N(0, 1) have nearly the
+    same length. For parallel vectors, and from or to 0, it is the straight line.
     """
     cosine = torch.dot(start / start.norm(), end / end.norm()).clamp(-1, 1)
     angle = torch.acos(cosine)
@@ -152,7 +152,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(samples: Tensor, images: Tensor) -> Nearest:
-    """Return the image nearest to each sample, by Euclidean distance over all numbers of an image.
+    """Return the image nearest to each sample, by Euclidean distance over all values of an image.
 
     Args:
         samples: (N, …); pixels or features.

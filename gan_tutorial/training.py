@@ -37,8 +37,8 @@ class TrainConfig:
         batch_size: real samples in a step, and as many generated ones.
         lr_G, lr_D: Adam's learning rates.
         lr_end: what both learning rates are multiplied by at the end of the run; they fall linearly
-            from the first step on. 1 for constant ones, at most 1. With less, a run that is made
-            longer had lower rates on the way than one that was as long from the start.
+            from the first step on. 1 for constant ones, at most 1. With less, a run that is
+            extended had lower rates on the way than one of that length from the start.
         betas: Adam's decay rates for the moving averages of the gradient and of its square.
         ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
@@ -98,17 +98,17 @@ class TrainState:
     """Everything that changes during training, so that a run can be saved, resumed and compared.
 
     The random numbers of a step come from ``step_rng(seed, step)``, so a run that is resumed with
-    the same seed on the same machine, with as many threads, repeats the unbroken one: to the bit
-    on a CPU, and on a GPU with ``torch.use_deterministic_algorithms(True)``. Layers with random
-    numbers of their own (dropout) are an exception.
+    the same seed on the same machine, with the same number of threads, repeats the uninterrupted
+    one: bit for bit on a CPU, and on a GPU with ``torch.use_deterministic_algorithms(True)``.
+    Layers with random numbers of their own (dropout) are an exception.
 
     Attributes:
         G: the generator, in training mode: ``G(z, labels)``, with ``G.latent_dim`` and ``G.shape``.
         D: the discriminator, in training mode: ``D(samples, labels)``, without BatchNorm, since
             real and generated samples share one pass.
         G_ema: a copy of G in evaluation mode, whose parameters are the moving average of G's, and
-            whose buffers are G's: the one to sample from, with BatchNorm once
-            ``sampling.recalibrate_batchnorm`` has given it statistics of its own.
+            whose buffers are G's: the one to sample from (with BatchNorm, once
+            ``sampling.recalibrate_batchnorm`` has given it statistics of its own).
         opt_G, opt_D: their optimisers.
         step: the number of steps done.
     """
@@ -208,8 +208,8 @@ def discriminator_loss(
     """Return D's loss, penalties included, and measurements by name.
 
     Args:
-        part: (k, n) if the inputs are part k, from 0, of a batch that n processes split. The random
-            numbers are drawn for the whole batch, so the results do not depend on n.
+        part: (k, n) if the inputs are part k, from 0, of a batch split across n processes. The
+            random numbers are drawn for the whole batch, so the results do not depend on n.
     """
     fake = fake.detach()  # D's loss does not train G
     real = augment(real, recipe.augment, rng, part)
@@ -370,7 +370,7 @@ def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
 
 
 def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> None:
-    """Raise ValueError unless G makes what the data are, and D a finite logit for each sample.
+    """Raise ValueError unless G's samples fit the data, and D returns a finite logit for each.
 
     A D that cannot take the samples at all raises PyTorch's own error.
     """
@@ -409,7 +409,7 @@ def stop_on_nan(
 
     Raises:
         DivergedError: a d_loss, a g_loss, or a parameter of G or D is not finite. ``state`` is that
-            of the last check, or the initial one: save it, or train on with lower learning rates.
+            of the last check, or the initial one: save it, or continue with lower learning rates.
     """
     good, unchecked = copy.deepcopy(state.state_dict()), []
     for log in logs:

@@ -82,7 +82,7 @@ FOLDERS = {
     "broken": (folder(BROKEN | ONE), r"8 of 8 .*: 0\.png \(.*, 1\.png .*, and 4 more; repair"),
     "a bomb": (folder({"x.png": png("1", 16_000)}), "256000000 pixels.*repair, convert or delete"),
     "stray": (folder(ONE | {"a/y.png": png()}), r"1 images beside .* \(a: 1\), .*; move them"),
-    "a run": (folder(RUN), "holds a run, whose samples .* are no data; move the images"),
+    "a run": (folder(RUN), "holds a run, whose samples .* are not data; move the images"),
     "too few": (folder(ONE, "test"), "too few images for a test split"),
     "too large": (folder(ONE, size=10**7), "do not fit into memory; give a smaller size"),
 }
@@ -319,7 +319,7 @@ OUTPUT = {
     "no format": (lambda t: plotting.save_grid(images(), t / "x.odd"), r"x\.odd must end in \.png"),
     "a wide row": (call(plotting.require_grid, 4, (1, 8, 8), "x.png", 10**8), "lower --count or"),
     "many": (call(plotting.require_grid, BEYOND, (1, 8, 8), "x.png"), "count must be .* from 1"),
-    "points": (call(plotting.require_grid, 4, (2,), "x.png"), r"samples \(2,\) are no images"),
+    "points": (call(plotting.require_grid, 4, (2,), "x.png"), r"samples \(2,\) are not images"),
     "long WebP": (call(plotting.require_grid, 2000, (1, 8, 8), "x.webp", 1), "16,383 a side, in x"),
 }
 DISK = {

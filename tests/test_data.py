@@ -377,8 +377,8 @@ def test_what_was_read_and_what_not_is_said_in_one_line(zoo, capsys):
     assert len(data.load_images(zoo, size=16)) == 12
     assert capsys.readouterr().out == (
         "zoo: 12 images, 16×16, colour; cats 8, dogs 4; files of 9×10 to 12×30 pixels; "
-        "3 more are in the other split; of 1 with several pictures the first; skipped: .heic 1, "
-        ".txt 1, empty subfolders 1, folders of runs 1, hidden 3, links to folders 1\n"
+        "3 more are in the other split; of 1 with several pictures, only the first; skipped: "
+        ".heic 1, .txt 1, empty subfolders 1, folders of runs 1, hidden 3, links to folders 1\n"
     )
     data.load_images(zoo, verbose=False)
     assert not any(capsys.readouterr())

@@ -71,7 +71,7 @@ def test_replacing_refuses_what_is_no_ordinary_file(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with (
-        pytest.raises(ValueError, match="pipe is no ordinary file, so it is not replaced"),
+        pytest.raises(ValueError, match="pipe is not a regular file, so it is not replaced"),
         files.replacing(path) as temporary,
     ):
         temporary.write_text("new")

@@ -1098,7 +1098,7 @@ def test_points_are_drawn_by_mouse_and_by_keys(desktop):
 
 @pytest.fixture
 def playing(desktop: Visit) -> Iterator[Locator]:
-    """The trainer while it learns from one point, with five steps of D for each of G."""
+    """The trainer while it learns from one point, with five steps of D per step of G."""
     page, trainer = desktop.page, desktop.explorer("trainer")
     choose(trainer, "data", "draw")
     trainer.get_by_role("button", name="Clear").click()
@@ -1240,7 +1240,7 @@ def test_the_game_by_keys_and_by_mouse(desktop):
         page.keyboard.press("ArrowUp")
     assert number(game, "JS(p, q)").strip("−") == "0"
     assert number(game, "V(D*, G)") == "−1.386"
-    game.get_by_label("times that of D*").focus()
+    game.get_by_label("as a multiple of D*").focus()
     page.keyboard.press("ArrowRight")
     game.get_by_label("mean of q").focus()
     page.keyboard.press("ArrowRight")

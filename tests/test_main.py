@@ -366,7 +366,7 @@ def test_what_to_expect_is_what_the_record_says():
         line = expectation(count)
         assert line.startswith(f"{count} images: with {nearest} digits ")
         assert f"ended at FD {ends[nearest, 'none']:.0f} floors" in line
-        assert f"--augment at {ends[nearest, 'all of DiffAugment']:.0f}" in line
+        assert f"--augment it ended at {ends[nearest, 'all of DiffAugment']:.0f}" in line
         assert ("by heart" in line) == (nearest == 100)
     assert "8,000 to 10,000" in expectation(2000)
 
@@ -488,7 +488,7 @@ BAD = {
     ),
     "warm start from other networks": (
         "train --out {new} --warm-start {run}",
-        "has other networks; to have them, add --latent-dim 8 --width 4",
+        "has other networks; to match them, add --latent-dim 8 --width 4",
     ),
     "no such command": ("paint", "No such command 'paint'"),
     "no out": ("train", "Missing option '--out'"),
@@ -630,17 +630,17 @@ def test_a_bad_input_ends_in_one_line_and_a_status(name, trained, tmp_path, caps
     [
         (
             "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8 GiB",
-            "error: the GPU has not the memory for it (20.00 GiB at once); lower --count\n",
+            "error: the GPU lacks the memory for it (20.00 GiB at once); lower --count\n",
         ),
         (
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-            "error: the GPU has not the memory for it; lower --count\n",
+            "error: the GPU lacks the memory for it; lower --count\n",
         ),
         (
             "Storage size calculation overflowed with sizes=[9223372036854775807, 1]",
-            "error: this machine has not the memory for it; lower --count\n",
+            "error: this machine lacks the memory for it; lower --count\n",
         ),
-        ("", "error: this machine has not the memory for it; lower --count\n"),
+        ("", "error: this machine lacks the memory for it; lower --count\n"),
     ],
 )
 def test_memory_that_cannot_be_had_ends_in_one_line(trained, message, said, monkeypatch, capsys):
@@ -824,7 +824,7 @@ def test_the_bundled_pairs_answer_to_their_names(tmp_path, capsys):
     options = f"--out {tmp_path}/b --warm-start digits --steps 1 --batch-size 4"
     assert run(f"train {options} --network mlp --size 16") == 1
     err = capsys.readouterr().err
-    advice = re.search(r"to have them, add (--.*)$", err)[1]
+    advice = re.search(r"to match them, add (--.*)$", err)[1]
     assert advice == "--network conv --size 28 --channels 1 --width 24"
     assert run(f"train {options} {advice}") == 0
 

@@ -266,10 +266,10 @@ def eps():
 
 
 REFUSED = {
-    "integers of 32 bits": (tiff(32, 1, struct.pack("<I", 3 * 10**9)), "integers of 32 bits, and"),
-    "signed integers": (tiff(16, 2, SWAPPED), "integers of 32 bits, and"),
-    "floats": (tiff(32, 3, struct.pack("<f", 0.5)), "floats of 32 bits, and does not say which"),
-    "floats, PFM": (encoded(halves("L").convert("F"), "PPM"), "floats of 32 bits"),
+    "integers of 32 bits": (tiff(32, 1, struct.pack("<I", 3 * 10**9)), "32-bit integers, and"),
+    "signed integers": (tiff(16, 2, SWAPPED), "32-bit integers, and"),
+    "floats": (tiff(32, 3, struct.pack("<f", 0.5)), "32-bit floats, and does not say which"),
+    "floats, PFM": (encoded(halves("L").convert("F"), "PPM"), "32-bit floats"),
     "a bomb": (
         encoded(Image.new("1", (SIDE * 1000, SIDE * 1000)), "PNG"),
         r"\(256000000 pixels\) exceeds limit",

@@ -43,7 +43,7 @@ def mahalanobis(images: Tensor, normal: Tensor, ridge: float = 0.01) -> Tensor:
     """Return the squared Mahalanobis distances (N,) of images (N, …) from normal ones (M, …).
 
     Under a normal distribution of the pixels with the mean and covariance of ``normal``, it is the
-    negative log density, doubled, but for a constant.
+    negative log density, doubled, up to a constant.
 
     Args:
         ridge: added to the variances, as the covariance of images is nearly singular; in units of
@@ -92,12 +92,12 @@ def train_classifier(
     batch_size: int = 50,
     seed: int = 0,
 ) -> Classifier:
-    """Train a small classifier on few 28×28 grey images, on the CPU, for the same steps always.
+    """Train a small classifier on few 28×28 grey images, on the CPU, for a fixed number of steps.
 
     Args:
         few: real images with labels.
         extra: more images, such as generated ones; half of each batch is then drawn from them.
-        distort: shift, turn and scale all images at random, one random map for each ten, as
+        distort: shift, turn and scale all images at random, one random transform per ten, as
             ``classifier.train_classifier`` does.
         steps: of AdamW.
         batch_size: images in a step.

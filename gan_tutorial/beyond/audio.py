@@ -115,7 +115,8 @@ def plucked_strings(
 ) -> SoundSet:
     """Return ``count`` plucked strings, the ten ``NOTES`` in turn.
 
-    Each has its own tuning (± 10 cents), decay (2 to 8 per second), brightness (0.4 to 0.9), phase.
+    Each has its own tuning (± 10 cents), decay (2 to 8 per second), brightness (0.4 to 0.9) and
+    phase.
     """
     labels = torch.arange(count) % len(NOTES)
     detune, decay, brightness, phase = torch.rand(4, count, generator=runtime.step_rng(seed, 0))
@@ -192,7 +193,7 @@ class SoundGenerator(networks.Generator):
     """A linear layer to a 64th of the length, then three transposed convolutions of stride 4.
 
     A small WaveGAN (Donahue et al. 2019, table 3). The kernel size is a multiple of the stride, so
-    every sample, the ends apart, receives the same number of contributions.
+    every sample, except at the ends, receives the same number of contributions.
 
     Args:
         length: samples L of one sound, a multiple of 64; sounds are (N, 1, L).

@@ -1,4 +1,4 @@
-"""Image to image: a pair of networks that see a small image and make, or judge, a large one of it.
+"""Image to image: a pair of networks that see a small image and make, or judge, its large version.
 
 The small image takes the place of the label in the package's loop. G may lower a squared error, an
 adversarial loss, or a weighted sum of both.
@@ -67,7 +67,7 @@ class Pairs:
 class Enlarger(nn.Module):
     """G: convolutions on the small image, and two transposed ones that double it.
 
-    With BatchNorm and ReLU in between and a final tanh, as ``networks.ConvGenerator``.
+    With BatchNorm and ReLU in between and a final tanh, as in ``networks.ConvGenerator``.
 
     Args:
         shape: (C, H, W) of a large image; H and W multiples of 4. Shapes in the code are for
@@ -268,10 +268,10 @@ def psnr(error: float) -> float:
 
 
 def inconsistency(images: Tensor, small: Tensor) -> float:
-    """Return the root mean square of shrink(images) - small, in grey levels of 255."""
+    """Return the root mean square of shrink(images) - small, in grey levels out of 255."""
     return 127.5 * mse_loss(shrink(images), small).sqrt().item()
 
 
 def misread(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the classifier sees another class than the label in each image, bool (N,)."""
+    """Return whether the classifier sees a class other than the label in each image, bool (N,)."""
     return classifier.extract(images)[1].cpu() != labels.cpu()

@@ -38,7 +38,7 @@ def path(z: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 def matching_loss(
     velocity: nn.Module, x: Tensor, labels: Tensor | None, rng: torch.Generator
 ) -> Tensor:
-    """Return the mean of ‖velocity(x_t, t) - (x - z)‖² per number, at random times and noises.
+    """Return the mean of ‖velocity(x_t, t) - (x - z)‖² per element, at random times and noise.
 
     The conditional loss of Lipman et al. 2023 for straight paths, and that of Liu et al. 2023.
 
@@ -75,7 +75,7 @@ def integrate(
 
 
 def mixture_velocity(x: Tensor, t: Tensor, mixture: mixtures.Mixture) -> Tensor:
-    """Return the exact mean velocity at points x (N, 2) and times t (N,), if data are a mixture.
+    """Return the exact mean velocity at points x (N, 2) and times t (N,), for data from a mixture.
 
     With weights r_k, the probability that a path through the point ends at component k, it is Σ_k
     r_k (c_k + a (x - t c_k)), where a = (t s² - (1 - t)) / ((1 - t)² + t² s²).
@@ -91,7 +91,7 @@ def mixture_velocity(x: Tensor, t: Tensor, mixture: mixtures.Mixture) -> Tensor:
 def embed_time(t: Tensor, width: int) -> Tensor:
     """Return sines and cosines of times (N,) in [0, 1], (N, width), from slow to fast.
 
-    As positions in Vaswani et al. 2017, section 3.5, with angular frequencies from π/2 to 50 π.
+    As for positions in Vaswani et al. 2017, section 3.5, with angular frequencies from π/2 to 50 π.
     """
     frequencies = math.pi / 2 * torch.logspace(0, 2, width // 2, device=t.device)
     angles = t[:, None] * frequencies
@@ -103,7 +103,7 @@ class Block(nn.Module):
 
     Args:
         channels: of the feature maps (N, channels, H, W).
-        condition: length of the vectors that say time and class, (N, condition).
+        condition: length of the vectors that encode time and class, (N, condition).
     """
 
     def __init__(self, channels: int, condition: int) -> None:
@@ -122,8 +122,8 @@ class Block(nn.Module):
 class VelocityNet(nn.Module):
     """The velocity of images at a time: a small U-Net (Ronneberger et al. 2015).
 
-    It halves the side twice, as D begins, and doubles it twice, as G ends. What it knew at S/2 on
-    the way down is added on the way up.
+    It halves the side twice, as D begins, and doubles it twice, as G ends. Its features at S/2 on
+    the way down are added on the way up.
 
     Args:
         shape: (C, S, S), with S a multiple of 4.

@@ -27,7 +27,7 @@ def slant(images: Tensor) -> Tensor:
 def width(images: Tensor) -> Tensor:
     """Return the width (N,) of grey images (N, 1, H, W) in [-1, 1], in pixels.
 
-    The standard deviation of the ink sideways, after the slant is undone.
+    The horizontal standard deviation of the ink, after the slant is undone.
 
     Raises:
         DataError: the images have another shape or range.
@@ -192,7 +192,7 @@ def invert(
         G: the generator; its weights do not change.
         images: (N, *G.shape) in [-1, 1].
         labels: (N,) if G is conditional.
-        starts: random initial z for each image.
+        starts: how many random initial z for each image.
         steps: of Adam, with a learning rate that falls from ``lr`` to 0 along a cosine.
 
     Raises:

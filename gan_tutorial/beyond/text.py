@@ -227,7 +227,7 @@ def fit(
 
 
 class Report(NamedTuple):
-    """What fraction of strings is how good, each in [0, 1].
+    """Fractions of the strings, by quality, each in [0, 1].
 
     Attributes:
         valid: of the form a+b=c; see ``parse``.
@@ -282,7 +282,7 @@ def baselines(strings: Sequence[str], count: int, seed: int = 0) -> dict[str, li
 def shuffle_answers(strings: Sequence[str], count: int, rng: torch.Generator) -> list[str]:
     """Return ``count`` valid strings, each the question of one sum with the answer of another.
 
-    At most ``len(strings)``.
+    There are at most ``len(strings)``.
     """
     questions = torch.randperm(len(strings), generator=rng)[:count].tolist()
     answers = torch.randperm(len(strings), generator=rng)[:count].tolist()

@@ -194,7 +194,7 @@ class VAEState:
 
     @classmethod
     def init(cls, recipe: Recipe, config: VAEConfig, device: str | torch.device = "cpu") -> Self:
-        """Return the state before the first step: the recipe's networks, by the seed of ``config``.
+        """Return the state before the first step: the recipe's networks, seeded by ``config``.
 
         Raises:
             ValueError: a ``VAE`` cannot be made of the recipe's networks.
@@ -251,7 +251,7 @@ def _check_fit(decoder: networks.Generator, images: data.ImageSet) -> None:
     """Raise ValueError unless the decoder has the shape and the classes of the images."""
     if images.shape != decoder.shape or 0 < decoder.classes < len(images.classes):
         made, given = (decoder.shape, decoder.classes), (images.shape, len(images.classes))
-        raise ValueError(f"the VAE has shape and classes {made}, but the data {given}")
+        raise ValueError(f"the VAE has shape and classes {made}, but the data have {given}")
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Explorers that run in the page: no kernel, no network, no library.
 
 Each function returns an object whose HTML carries the explorer in plain JavaScript, and a still
-picture for readers without it. So the same cell works in a page that was opened from a disk, in
+picture for readers without it. So the same cell works in a page that was opened from disk, in
 JupyterLab and on Colab. The scripts lie beside this file and are part of the book: ``numbers.js``
 holds layers and their backward passes, ``page.js`` what all explorers share on the page, and each
 explorer has a file of its own.
@@ -29,7 +29,7 @@ class Explorer:
         name: of its script.
         options: what the script is given.
         title: its name for screen readers.
-        hint: what to try and what to look for; stands above it.
+        hint: what to try and what to look for; shown above it.
         alt: what the still picture shows.
         still: name of the still picture, in ``stills/``.
         scripts: others that it needs, before its own.
@@ -68,7 +68,7 @@ def read(name: str) -> str:
 
 
 def still(name: str) -> str:
-    """Return the address of a still picture, which holds the picture itself."""
+    """Return a still picture as a data URI."""
     picture = (FOLDER / "stills" / f"{name}.webp").read_bytes()
     return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
@@ -76,7 +76,7 @@ def still(name: str) -> str:
 def refreshed(text: str) -> str:
     """Return the HTML of an explorer with the scripts, style and still that lie beside this file.
 
-    What else it says, such as its options and data, stays.
+    Everything else, such as its options and data, stays.
     """
 
     def present(part: re.Match[str]) -> str:
@@ -108,7 +108,7 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
         alt = (
             "A GAN in the plane after 1500 steps. Most samples lie in the eight circles of the "
             "data, others on thin bridges between them; the plane is orange where D takes points "
-            "for generated, and pale at the data. Beside it stand the numbers of modes and of "
+            "for generated, and pale at the data. Beside it are the numbers for modes and "
             "quality, and a curve of the Jensen-Shannon divergence that falls from log 2."
         )
     else:
@@ -130,8 +130,8 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
 def game() -> Explorer:
     """Return the minimax game on a line: move q over p, and D*, V and JS follow."""
     hint = (
-        "Drag the orange bell over the grey one and widen it by its slider, until σ(D*) is level "
-        "at one half. Or let G learn. Then move it away, and give D another logit than the best: "
+        "Drag the orange bell over the grey one and widen it with its slider, until σ(D*) is level "
+        "at one half. Or let G learn. Then move it away, and give D a logit other than the best: "
         "V(D, G) falls below V(D*, G)."
     )
     alt = (
@@ -179,14 +179,14 @@ def cover() -> Explorer:
     PyTorch; ``tools/stills.py`` writes it.
     """
     hint = (
-        "These digits nobody wrote: a network draws them in this page while you move over the map "
+        "Nobody wrote these digits: a network draws them in this page while you move over the map "
         "with the pointer (a click holds the place), a finger or the arrow keys. Then ask for "
         "another hand."
     )
     alt = (
-        "A map of 25 eights that lean to the right, little on its left and far on its right, with "
-        "thin strokes below and thick ones above. A mark stands on it, and beside it the ten "
-        "digits in the handwriting at that place."
+        "A map of 25 eights that lean to the right, slightly on its left and strongly on its "
+        "right, with thin strokes below and thick ones above. A mark is on it, and beside it the "
+        "ten digits in the handwriting at that place."
     )
     data = json.loads(read("cover.json"))
     title = "A map of handwriting"

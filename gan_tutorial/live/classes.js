@@ -44,8 +44,8 @@ ganLive.classes = (() => {
         "all digits above share.",
     });
     const numbers = readout({
-      length: "numbers of z within", ink: "mean pixel, −1 to 1",
-      variety: "mean distance of two images",
+      length: "components of z within", ink: "mean pixel, −1 to 1",
+      variety: "mean distance between two images",
     });
 
     const label = () =>
@@ -101,7 +101,7 @@ ganLive.classes = (() => {
     }
 
     const limit = slider(
-      "limit of every number of z",
+      "limit on every component of z",
       {
         min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
         text: (x) => (x < NO_LIMIT ? rounded(x) : "none"),

@@ -58,7 +58,7 @@ ganLive.cover = (() => {
     }
 
     // The mark follows a mouse until a click holds it, and after the next click again; a finger
-    // drags it, or taps where it shall be.
+    // drags it, or taps where it should be.
     const near = dragFrom(map, () => [(1 + state.x / REACH) / 2, (1 - state.y / REACH) / 2]);
     let [held, dragging] = [false, false];
     const follow = (event) => {

@@ -231,7 +231,7 @@ ganLive.dirac = (() => {
       root,
       {
         label:
-          "The unit circle and the two eigenvalues of a step; their size stands in the numbers",
+          "The unit circle and the two eigenvalues of a step; their size is among the numbers",
         ratio: 1.5,
       },
       paintCircle,

@@ -147,7 +147,7 @@ ganLive.directions = (() => {
           drawAll();
         }),
         which.node),
-      element("p", { class: "gan-live-caption" }, "As drawn, and below the same, moved"),
+      element("p", { class: "gan-live-caption" }, "As drawn, and the same below, moved"),
       gallery.node,
       element("div", { class: "gan-live-columns gan-live-below" },
         element("div", { class: "gan-live-side" },

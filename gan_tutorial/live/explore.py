@@ -51,11 +51,11 @@ KINDS = {
 def fold(G: Generator) -> list[Layer]:
     """Return the layers of a generator without BatchNorm and embedding, on the CPU in float64.
 
-    Between them stands ReLU, after the last tanh. The sum of the first layer's bias and the columns
+    ReLU is between them, tanh after the last. The sum of the first layer's bias and the columns
     for the label, times the label's embedding, is a bias for each class.
 
     Args:
-        G: with ``layers`` as those of ``MLPGenerator`` or ``ConvGenerator`` for images, or of
+        G: with ``layers`` like those of ``MLPGenerator`` or ``ConvGenerator`` for images, or of
             ``SoundGenerator``.
     """
     found = []
@@ -84,7 +84,7 @@ def _fold_norm(layer: Layer, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Layer:
     pixels = layer.bias.shape[-1] // len(scale)  # a dense layer has several outputs in a channel
     scale, shift = scale.repeat_interleave(pixels), shift.repeat_interleave(pixels)
     sides = [1] * (layer.weight.ndim - 2)
-    rows = (1, -1) if layer.kind == "TransposedConvolution" else (-1, 1)  # inputs stand first there
+    rows = (1, -1) if layer.kind == "TransposedConvolution" else (-1, 1)  # inputs come first there
     weight = layer.weight * scale.reshape(*rows, *sides)
     return layer._replace(weight=weight, bias=layer.bias * scale + shift)
 
@@ -141,7 +141,7 @@ def latent(G: Generator) -> Explorer:
     alt = (
         "Two rows of nine threes, by the generator that comes with the book, lead from one "
         "handwriting to another, on a straight line above and on an arc below. A curve shows that "
-        "z is shorter in the middle of the line and keeps its length on the arc. Below stand "
+        "z is shorter in the middle of the line and keeps its length on the arc. Below are "
         "twenty samples."
     )
     return _explorer(G, "latent", "Walk in the latent space", hint, alt)
@@ -154,13 +154,13 @@ def classes(G: Generator) -> Explorer:
         G: a conditional generator of square grey images.
     """
     hint = (
-        "Ask for a digit. Click one of its twelve samples, and all ten digits above take its z: "
-        "slant and stroke are theirs too. Then lower the limit of z, or mix in another label."
+        "Ask for a digit. Click one of its twelve samples, and all ten digits above take its z, "
+        "and with it slant and stroke. Then lower the limit of z, or mix in another label."
     )
     alt = (
         "Ten buttons with the digits from 0 to 9, all drawn with one z and in one handwriting, by "
         "the generator that comes with the book. Below, twelve samples of the digit 3, each in "
-        "another handwriting, and beside them the mean distance of two images."
+        "another handwriting, and beside them the mean distance between two images."
     )
     return _explorer(G, "classes", "Ask for a digit", hint, alt)
 
@@ -176,8 +176,8 @@ def directions(
         spread: of ``slant`` and ``thickness``, the standard deviation within the classes.
     """
     hint = (
-        "Move each slider on its own, and see which bar it moves. Which direction found by the "
-        "weights leans the digits? Does the random one do nothing? Then undo one with another."
+        "Move each slider on its own, and see which bar it moves. Which direction found from the "
+        "weights slants the digits? Does the random one do nothing? Then undo one with another."
     )
     alt = (
         "Two rows of ten digits: above as drawn, below moved three steps along the direction of "

@@ -180,13 +180,13 @@ ganLive.game = (() => {
       if (Math.hypot(ofMean, ofLogStd) < 0.002)
         stop(now.js < 0.01 ? "G has arrived: the slope is 0." : "The slope is 0, and q is not p.");
       else if (state.mean === before && state.std === wide)
-        stop("G stands at the end of what the sliders allow.");
+        stop("G has reached the limit of the sliders.");
     }
 
     function following() {
       const times = `${label(state.trust)} times the best logit`;
       const D = state.trust === 1 ? "the best answer" : times;
-      return `G follows the slope of V downhill; D is ${D} at every step.`;
+      return `G follows the slope of V downhill; D gives ${D} at every step.`;
     }
 
     function stop(text) {
@@ -214,7 +214,7 @@ ganLive.game = (() => {
     );
     const gauge = canvas(
       root,
-      { label: "Two bars: JS and V, whose values stand beside them", ratio: 3.2 },
+      { label: "Two bars: JS and V, whose values are beside them", ratio: 3.2 },
       bars,
     );
     const numbers = readout({
@@ -234,7 +234,7 @@ ganLive.game = (() => {
         (x) => move({ std: x }),
       ),
       trust: slider(
-        "D’s logit, times that of D*",
+        "D’s logit, as a multiple of D*’s",
         { min: -0.5, max: 2, step: 0.1, value: 1, text: (x) => label(x) },
         (x) => move({ trust: x }),
       ),

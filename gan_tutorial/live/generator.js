@@ -116,8 +116,8 @@ ganLive.generator = (() => {
     return -EDGE + SPACING * (low + (p - table[low]) / (table[high] - table[low]));
   }
 
-  // z with each number moved into ±limit, so that N(0, 1) becomes its part within: the number with
-  // the same rank there.
+  // z with each number moved into ±limit, so that N(0, 1) becomes its part within ±limit, and each
+  // number keeps its rank.
   function truncate(z, limit) {
     const below = distribution(-limit);
     return z.map((value) => quantile(below + (1 - 2 * below) * distribution(value)));
@@ -161,7 +161,7 @@ ganLive.generator = (() => {
     });
     return {
       add,
-      // Forget the jobs whose names begin so.
+      // Forget the jobs whose names begin with start.
       drop(start) {
         for (const name of [...jobs.keys()]) if (name.startsWith(start)) jobs.delete(name);
       },

@@ -35,7 +35,7 @@ ganLive.latent = (() => {
 
     const pair = sheet(root, {
       columns: 2, side: packed.side, gap: 8,
-      label: "The image at t: on the straight line to the left, on the arc to the right",
+      label: "The image at t: left, on the straight line; right, on the arc",
     });
     const way = sheet(root, {
       columns: STOPS, rows: 2, side: packed.side, interactive: true, tones: Object.values(TONES),
@@ -44,7 +44,7 @@ ganLive.latent = (() => {
     const columns = root.clientWidth < 480 ? 5 : 10;
     const gallery = sheet(root, {
       columns, rows: SAMPLES / columns, side: packed.side,
-      label: "Twenty samples within the limit; the numbers beside say how far they differ",
+      label: "Twenty samples within the limit; the numbers beside them say how much they differ",
     });
     const lengths = canvas(
       root,
@@ -68,7 +68,7 @@ ganLive.latent = (() => {
     const measured = readout({
       length: "mean length of z",
       ink: "mean pixel, −1 to 1",
-      variety: "mean distance of two images",
+      variety: "mean distance between two images",
     });
 
     const drawPair = () =>
@@ -143,7 +143,7 @@ ganLive.latent = (() => {
       moveTo,
     );
     const limit = slider(
-      "limit c of every number of z",
+      "limit c on every component of z",
       {
         min: 0.1, max: NO_LIMIT, step: 0.1, value: state.limit,
         text: (x) => (x < NO_LIMIT ? rounded(x) : "none"),

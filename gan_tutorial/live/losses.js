@@ -178,8 +178,8 @@ ganLive.losses = (() => {
         ...panels.map(({ node }) => element("div", { class: "gan-live-side" }, node)),
       ),
       element("p", { class: "gan-live-caption" },
-        "Where two curves coincide, one is dashed upon the other. An arrowhead at the edge: the " +
-          "value lies outside. The other sample enters G’s loss in the relativistic one only."),
+        "Where two curves coincide, one is dashed on top of the other. An arrowhead at the edge: " +
+          "the value lies outside. The other sample enters only the relativistic loss of G."),
       element("table", {}, element("thead", {}, head), body),
     );
     update();

@@ -265,7 +265,7 @@ ganLive.page = (() => {
     ]);
   }
 
-  // Calls frame(milliseconds) before each picture of the screen while it runs and the explorer can
+  // Calls frame(milliseconds) before each repaint of the screen while it runs and the explorer can
   // be seen.
   function clock(root, frame) {
     let [running, visible, request, before] = [false, true, 0, 0];
@@ -302,8 +302,8 @@ ganLive.page = (() => {
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  // Put an explorer in the place of its still picture, once the page has been painted, and it too:
-  // its pictures are drawn in a box of no height.
+  // Put an explorer in the place of its still picture, once the page has been painted, and the
+  // explorer too: its pictures are drawn in a box of no height.
   function mount(root, name, options) {
     requestAnimationFrame(() =>
       setTimeout(() => {

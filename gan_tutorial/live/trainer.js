@@ -403,7 +403,7 @@ ganLive.trainer = (() => {
         "aria-label",
         `Step ${step}: high quality ${Math.round(100 * quality)}%, modes covered ${modes}` +
           (recipe.data === "draw"
-            ? ". Arrow keys move the pen, space puts a point, backspace removes the last."
+            ? ". Arrow keys move the pen, space adds a point, backspace removes the last."
             : ""),
       );
       divergence.redraw();
@@ -500,8 +500,8 @@ ganLive.trainer = (() => {
         training.updateD();
         look();
         say(
-          `D’s turn: it judged ${recipe.batch_size} data and ${recipe.batch_size} samples (loss ` +
-            `${training.dLoss.toFixed(2)}) and took one step down its gradient. ` +
+          `D’s turn: it judged ${recipe.batch_size} data points and ${recipe.batch_size} samples ` +
+            `(loss ${training.dLoss.toFixed(2)}) and took one step down its gradient. ` +
             `${packed() ? "The" : "Its field changes; the"} samples, those of G itself, stay.`,
         );
       } else {
@@ -654,7 +654,7 @@ ganLive.trainer = (() => {
 
     const divergence = chart(
       "JS (dashed: real data)",
-      "The Jensen-Shannon divergence over the steps; its value stands above.",
+      "The Jensen-Shannon divergence over the steps; its value is above.",
       [
         [(entry) => entry.js, "blue", []],
         [() => floor, "grey", [4, 4]],
@@ -663,7 +663,7 @@ ganLive.trainer = (() => {
     );
     const losses = chart(
       "D purple, G orange (dashed)",
-      "The losses of D and of G over the steps; their values stand above.",
+      "The losses of D and of G over the steps; their values are above.",
       [
         [(entry) => entry.dLoss, "purple", []],
         [(entry) => entry.gLoss, "orange", [5, 3]],
@@ -771,7 +771,7 @@ ganLive.trainer = (() => {
       pack: choice("samples in a pack", { 1: "1", 2: "2", 4: "4" }, recipe.pack, (value) =>
         set("pack", Number(value)),
       ),
-      steps_D: slider("steps of D for each of G", { min: 1, max: 5, step: 1, value: 1 }, (value) =>
+      steps_D: slider("steps of D per step of G", { min: 1, max: 5, step: 1, value: 1 }, (value) =>
         set("steps_D", value),
       ),
       hidden_G: choice("width of G", WIDTHS, recipe.hidden_G, (value) =>
@@ -852,7 +852,7 @@ ganLive.trainer = (() => {
             "p",
             { class: "gan-live-caption" },
             "D’s field: purple where its logit is above 0, orange where it is below, strongest " +
-              "at its largest now",
+              "where farthest from 0 now",
           ),
         ),
         element("div", { class: "gan-live-side" }, numbers.node, divergence.node, losses.node),

@@ -1,8 +1,8 @@
 """Training in several processes: each computes its rows of every batch, and all take the same step.
 
 ``torchrun --nproc-per-node 2 -m gan_tutorial train …`` starts the ranks. ``train`` is the loop of
-``training.train`` with the exchange in the open. Every rank draws the whole batch and keeps its own
-rows, the same ones of real and generated samples, so pairs and packs stay together. Losses and
+``training.train`` with the communication in view. Every rank draws the whole batch and keeps its
+own rows, the same ones for real and generated samples, so pairs and packs stay together. Losses and
 penalties are means over samples, so the mean of the ranks' gradients is that of one process.
 BatchNorm also depends on the whole batch, so the ranks add up its statistics.
 """
@@ -73,7 +73,7 @@ class Ranks:
             return cls()
         if missing := ", ".join(name for name in VARIABLES if name not in environment):
             advice = f"start with torchrun, or unset {', '.join(given)}"
-            raise ValueError(f"{given[0]} is set, but {missing} not; {advice}")
+            raise ValueError(f"{given[0]} is set without {missing}; {advice}")
         numbers = {}
         for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("MASTER_PORT", 1)):
             text = environment[name]
@@ -106,7 +106,7 @@ class Ranks:
         if device.index is not None:
             raise ValueError(f"device must be auto, cpu or cuda for several ranks, but is {name}")
         if self.local_rank >= (gpus := torch.cuda.device_count()):
-            advice = f"start at most {gpus} ranks there, or use --device cpu"
+            advice = f"start at most {gpus} ranks here, or use --device cpu"
             raise ValueError(
                 f"there is no GPU for rank {self.local_rank} of this machine; {advice}"
             )
@@ -196,7 +196,7 @@ def process_group(
 
     Raises:
         ValueError: the ranks cannot split the batch, a network has dropout (other random layers are
-            not found), or the ranks start differently.
+            not detected), or the ranks start differently.
         LostRankError: also in the block: another rank has ended.
     """
     if ranks.world_size == 1:
@@ -268,7 +268,7 @@ def synchronise_batchnorm(network: nn.Module) -> None:
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's SyncBatchNorm, but also on CPUs, and differentiable twice, as penalties need it.
+    """PyTorch's SyncBatchNorm, but also on CPUs, and twice differentiable, as penalties need it.
 
     Without a process group, and in evaluation mode, it is an ordinary BatchNorm.
     """

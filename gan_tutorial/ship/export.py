@@ -38,7 +38,7 @@ class Parity(NamedTuple):
 
     Attributes:
         from_pytorch: between the file's samples and PyTorch's.
-        across_batches: between a sample generated alone and the same one in a batch, of the first
+        across_batches: between a sample generated alone and the same one in a batch, for the first
             32; 0, not measured, for safetensors.
         samples: number of samples.
     """
@@ -49,7 +49,7 @@ class Parity(NamedTuple):
 
 
 def to_onnx(G: Generator, path: str | Path, settings: Mapping) -> Parity:
-    """Write G as an ONNX file: free batch size, inputs ``z`` and ``labels``, output ``samples``.
+    """Write G as an ONNX file: dynamic batch size, inputs ``z`` and ``labels``, output ``samples``.
 
     Args:
         G: a generator; it is exported in evaluation mode.
@@ -120,7 +120,7 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
         metadata, weights = checkpoints.parse_safetensors(Path(path).read_bytes())
         card = Card.from_metadata(metadata)
         recipe = Recipe(**card.recipe)
-        with torch.device("meta"):  # without memory, which a wrong recipe may ask for
+        with torch.device("meta"):  # allocates nothing, whatever a wrong recipe asks for
             recipe.build()[0].load_state_dict(weights, assign=True)  # refuses other shapes
         G, _ = recipe.build()
         G.load_state_dict(weights)
@@ -200,9 +200,9 @@ def _sample(G: Generator, *inputs: object) -> Tensor:
 
 
 def for_inference(G: Generator) -> Generator:
-    """Return a copy of G as a reader of its file will build it: on the CPU, in its own layout.
+    """Return a copy of G as a reader of its file will build it: on the CPU, in contiguous layout.
 
-    Weights of another layout (channels last) go to other convolutions, which round differently.
+    Weights in another layout (channels last) go to other convolutions, which round differently.
     """
     G = copy.deepcopy(G).to("cpu", memory_format=torch.contiguous_format)
     return G.eval().requires_grad_(False)
@@ -213,7 +213,7 @@ def _weights(G: nn.Module) -> dict[str, Tensor]:
 
 
 def _trace(G: Generator) -> ModelProto:
-    """Return G as an ONNX graph with a free batch size and no trace of this machine."""
+    """Return G as an ONNX graph with a dynamic batch size and no trace of this machine."""
     inputs = {"z": torch.zeros(2, G.latent_dim)}
     if G.classes:
         inputs["labels"] = torch.zeros(2, dtype=torch.int64)

@@ -21,7 +21,7 @@ from gan_tutorial.networks import Generator
 from gan_tutorial.ship import export
 from gan_tutorial.ship.export import ExportError, Parity
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings; it would tell which CPU it found
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no warnings: it would say which CPU it found
 try:
     import tensorflow as tf
 except ImportError:
@@ -29,7 +29,7 @@ except ImportError:
 
 
 def to_savedmodel(G: Generator, folder: str | Path, settings: Mapping) -> Parity:
-    """Write G as a SavedModel with a free batch size, whose samples match PyTorch's.
+    """Write G as a SavedModel with a dynamic batch size, whose samples match PyTorch's.
 
     Its signature ``serving_default`` takes ``z`` (N, latent_dim), float32, and ``labels`` (N,),
     int64, if G is conditional; it returns ``samples`` (N, *shape), float32.
@@ -79,7 +79,7 @@ def load(folder: str | Path) -> Callable[[np.ndarray, np.ndarray | None], np.nda
 
 
 def _module(model: onnx.ModelProto, G: Generator) -> tf.Module:
-    """Return an ONNX model as a module whose function ``serve`` has a free batch size."""
+    """Return an ONNX model as a module whose function ``serve`` has a dynamic batch size."""
     nodes = model.graph.node
     unknown = sorted({node.op_type for node in nodes} - OPERATIONS.keys())
     if unknown:
@@ -119,7 +119,7 @@ def _batch_norm(node: NodeProto, x: tf.Tensor, *statistics: tf.Tensor) -> tf.Ten
 def _conv(
     node: NodeProto, x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """A convolution of (N, C, H, W); on CPUs TensorFlow's own want (N, H, W, C)."""
+    """A convolution of (N, C, H, W); on CPUs TensorFlow's own needs (N, H, W, C)."""
     pad = _attribute(node, "pads")[0]
     x = tf.pad(tf.transpose(x, (0, 2, 3, 1)), [[0, 0], [pad, pad], [pad, pad], [0, 0]])
     x = tf.nn.conv2d(x, tf.transpose(weight, (2, 3, 1, 0)), _attribute(node, "strides"), "VALID")
@@ -129,7 +129,7 @@ def _conv(
 def _conv_transpose(
     node: NodeProto, x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """A transposed convolution without padding, of which the padding is then cut off."""
+    """A transposed convolution without padding, whose result is then cropped by the padding."""
     pad, stride, kernel = (
         _attribute(node, name)[0] for name in ("pads", "strides", "kernel_shape")
     )

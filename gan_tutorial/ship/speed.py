@@ -38,7 +38,7 @@ class Speedups:
         bf16: multiply matrices in bfloat16, where that pays (``runtime.has_bf16``).
         compiled: compile G and D with ``torch.compile``, which needs a C++ compiler on a CPU.
         graph: replay one recorded step on a GPU (a CUDA graph), instead of launching each kernel;
-            Adam is then fused, too, since a graph holds nothing that counts on the CPU.
+            Adam is then fused, too, since a graph cannot keep a count on the CPU.
     """
 
     tensor: bool = False
@@ -135,7 +135,7 @@ def train(
     workers: int = 0,
     seed: int = 0,
 ) -> Loop:
-    """Train without end with the non-saturating loss; yield the losses of D and G after each step.
+    """Train indefinitely with the non-saturating loss; yield the losses of D and G after each step.
 
     Args:
         G, D: unconditional networks, on the device to train on; they are changed.

@@ -296,9 +296,12 @@ def test_greyness_is_the_variance_of_sampled_pixels():
         (lambda p: model(spectral=True), "give D spectral=False"),
         (
             lambda p: trained(p, classes=4, shape=(1, 16, 16)),
-            r"classes \(\(1, 16, 16\), 4\), but the data \(\(1, 8, 8\), 4\)",
+            r"classes \(\(1, 16, 16\), 4\), but the data have \(\(1, 8, 8\), 4\)",
         ),
-        (lambda p: trained(p, classes=3), r"\(\(1, 8, 8\), 3\), but the data \(\(1, 8, 8\), 4\)"),
+        (
+            lambda p: trained(p, classes=3),
+            r"\(\(1, 8, 8\), 3\), but the data have \(\(1, 8, 8\), 4\)",
+        ),
         (
             lambda p: vae.encode(model(), torch.full((2, 1, 8, 8), 255.0)),
             "to 255; see",

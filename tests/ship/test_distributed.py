@@ -258,7 +258,7 @@ REFUSED = {
     "dropout": (lambda: connect(D=nn.Sequential(nn.Dropout(0.5))), "has its own random numbers"),
     "half an environment": (
         lambda: read(MASTER_ADDR=None),
-        "RANK is set, but MASTER_ADDR not; start with torchrun, or unset RANK, WORLD_SIZE",
+        "RANK is set without MASTER_ADDR; start with torchrun, or unset RANK, WORLD_SIZE",
     ),
     "no rank": (lambda: read(RANK=None), "WORLD_SIZE is set, but RANK not"),
     "a word": (

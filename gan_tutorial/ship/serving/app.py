@@ -111,7 +111,7 @@ class Service:
     async def generate(self, request: Request) -> Response:
         """Generate images: the same for the same seed, whatever other requests there are."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # other types a page of any site may send without asking
+        if kind != "application/json":  # a page of any site may send other types without asking
             raise HTTPException(415, "the Content-Type must be application/json")
         options, card = self._validate(await request.body()), self.generator.card
         z = arrays.latents(options.count, card.latent_dim, options.seed, options.truncation)
@@ -130,7 +130,7 @@ class Service:
         return await run_in_threadpool(_as_json, samples)  # slow for many numbers
 
     def _validate(self, body: bytes) -> BaseModel:
-        """Return the options of a request; refuse what is no JSON with 400, the rest with 422."""
+        """Return the options of a request; refuse what is not JSON with 400, the rest with 422."""
         try:
             options = self.request_model.model_validate_json(body)
         except ValidationError as error:
@@ -151,9 +151,10 @@ class Service:
         return {"status": "alive"}
 
     async def readyz(self) -> dict:
-        """Report whether to send requests: until it is stopping, also while the queue is full.
+        """Report whether to send requests: until it is stopping, even while the queue is full.
 
-        A full queue refuses requests one by one. Were it not ready, the others would get its load.
+        A full queue refuses requests one by one. If it were not ready, other replicas would get
+        its load.
         """
         if self.state.stopping:
             raise HTTPException(503, "stopping")
@@ -217,7 +218,7 @@ def application(service: Service, metrics: bool = True) -> FastAPI:
     app = FastAPI(
         title="Generated pictures", docs_url=None, redoc_url=None, lifespan=service.lifespan
     )
-    app.openapi_version = "3.0.3"  # the bundled Swagger UI reads no later one
+    app.openapi_version = "3.0.3"  # the bundled Swagger UI cannot read a later one
     body = {"application/json": {"schema": service.request_model.model_json_schema()}}
     app.add_api_route(
         "/generate",

@@ -31,7 +31,9 @@ class Limits:
     seconds: float = _limit(
         10.0, "to read headers, then the body (else 408), then to answer (else 503)"
     )
-    connections: int = _limit(512, "open connections; one more closes the longest without request")
+    connections: int = _limit(
+        512, "open connections; one more closes the one longest without a request"
+    )
     batch: int = _limit(64, "images in one call of the network")
 
     def __post_init__(self) -> None:

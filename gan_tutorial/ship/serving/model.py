@@ -61,7 +61,7 @@ class Card:
         entries = {}
         for field in fields(self):
             text = json.dumps(getattr(self, field.name), ensure_ascii=False)
-            entries[field.name] = text.encode(errors="replace").decode()  # names may be no UTF-8
+            entries[field.name] = text.encode(errors="replace").decode()  # names need not be UTF-8
         return {"format": FORMAT} | entries
 
     @classmethod
@@ -156,7 +156,7 @@ class OnnxGenerator:
     def _check_probe(self, path: str | Path) -> None:
         """Raise ModelError unless this onnxruntime gives the samples of ``probe_inputs`` at export.
 
-        A mean of a sample shows gross faults of a program. Faults of the file are the digest's.
+        A sample's mean shows gross faults of a program. The digest shows faults of the file.
         """
         card = self.card
         samples = self(*probe_inputs(len(card.probe), card.latent_dim, len(card.classes)))
@@ -173,7 +173,7 @@ def _fault(error: Exception) -> str:
         return f"is newer than {here} can run; update onnxruntime, or export it again here"
     if re.search("INVALID_PROTOBUF|No graph was found", str(error)):
         return "is not a complete ONNX file; write one with gan_tutorial export"
-    return f"is no network that {here} can run ({error}); export it again"
+    return f"is not a network that {here} can run ({error}); export it again"
 
 
 def digest(content: bytes, own: str) -> str:

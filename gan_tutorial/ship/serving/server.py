@@ -1,4 +1,4 @@
-"""uvicorn with bounds on its connections, and a graceful stop."""
+"""uvicorn with bounds on its connections, and a graceful shutdown."""
 
 import asyncio
 import time
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         print(self.greeting, flush=True)
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """Start to stop; on a second signal, stop at once."""
+        """Begin to stop; on a second signal, stop at once."""
         if self.state.stopping:
             self.should_exit = self.force_exit = True
         self.state.stopping = True
@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
 
 
 def reserve_files(connections: int) -> None:
-    """Let this process open as many files as so many connections need.
+    """Let this process open as many files as ``connections`` need.
 
     Raises:
         ValueError: the system does not allow that many.
