@@ -180,13 +180,9 @@ def main(
             DEVICE,
         ),
     }
-    show(records.save(assemble(parts), out, DEVICE))
-
-
-def assemble(parts: dict) -> dict:
-    """Return the record of the parts, with the recipes."""
-    recipes_ = {"classify": OF_FEW, "anomalies": OF_ARTICLES, "members": OF_MEMBERS}
-    return {"recipes": {name: asdict(recipe) for name, recipe in recipes_.items()}} | parts
+    used = {"classify": OF_FEW, "anomalies": OF_ARTICLES, "members": OF_MEMBERS}
+    record = {"recipes": {name: asdict(recipe) for name, recipe in used.items()}} | parts
+    show(records.save(record, out, DEVICE))
 
 
 def show(record: dict) -> None:

@@ -12,12 +12,11 @@ from typing import Annotated
 
 import typer
 from _sweep import DEVICE, Out, fd_curve, sweep
-from recipe import speed
+from recipe import HINGE, speed
 
 from gan_tutorial import data, metrics, recipes, records
 
 QUICK = recipes.preset("quick")
-HINGE = replace(recipes.preset("hinge"), bf16=False)  # as in recipe.py
 VARIANTS = {"hinge, spectral norm": HINGE, "relativistic, R1 + R2": QUICK}
 
 

@@ -28,9 +28,9 @@ WAYS = {
 class ConcatDiscriminator(nn.Module):
     """The convolutional D, with a learned map of each label as a second channel (chapter 16)."""
 
-    def __init__(self, classes: int = 10, width: int = 24) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.maps = nn.Embedding(classes, 28 * 28)
+        self.maps = nn.Embedding(10, 28 * 28)
         self.body = networks.ConvDiscriminator((1, 28, 28), width)
         self.body.layers[0] = nn.Conv2d(2, width, 4, stride=2, padding=1)
         networks.add_spectral_norm(self.body)

@@ -34,21 +34,19 @@ import torch
 import typer
 from _sweep import Out, sweep
 from torch import nn
-from vae import score
+from vae import GAN as PAIR  # of which the VAE is made
+from vae import VAE, score
 
 from gan_tutorial import data, metrics, networks, recipes, records, runtime, sampling, training
 from gan_tutorial.beyond import flow, vae
 
 GAN = recipes.preset("quick")
-PAIR = replace(recipes.preset("hinge"), spectral=False)  # of which the VAE is made
-VAE = vae.VAEConfig(lr=4e-3)
 DEVICE = torch.device("cpu")  # the processor's clock does not wait for a GPU
 FLOW = flow.FlowConfig(width=16, lr=4e-3)
 GAME = replace(GAN, lr_G=3e-3, lr_D=3e-3)  # of the flow in one step against a new D
 DRAWN = 16  # steps of Euler's method by which the flow is judged, beside the curve
 EULER, HEUN = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 COUNT = 2000  # images that are scored
-DRAWS = 20  # of real images for the floors, as metrics.Evaluator has
 STOPS = 6  # of a game, at which FD is measured
 
 Run = tuple[Iterator[training.Log], nn.Module]  # the logs of a run, and what will draw
@@ -190,7 +188,7 @@ def score_real_digits() -> dict[str, dict[str, float]]:
     digits, floors = data.load_images("digits").images, {}
     orders = [
         torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
-        for seed in range(DRAWS)
+        for seed in range(metrics.DRAWS)
     ]
     for name, binary in (("scores", False), ("binary", True)):
         found = [score(digits[order[:COUNT]], binary) for order in orders]

@@ -311,7 +311,7 @@ def make_recipe(preset: str, changes: dict) -> recipes.Recipe:
     changes["betas"] = (changes.pop("beta1", beta1), changes.pop("beta2", beta2))
     if "augment" in changes:
         changes["augment"] = augment.POLICY if changes["augment"] else ()
-    checks.require_integer("--seed", changes.get("seed", 0), least=0, most=2**63 - 1)
+    checks.require_integer("--seed", changes.get("seed", 0), least=0)
     return replace(recipe, **changes)
 
 
@@ -337,7 +337,7 @@ def progress(
     with tqdm(total=steps, initial=step, unit="step", disable=hide) as bar:
         for log in logs:
             bar.update()
-            if log.step % 10 == 0 and not hide:  # reading a loss waits for the device
+            if log.step % checkpoints.Run.LOG_EVERY == 0 and not hide:
                 losses = {name: f"{log[name]:.3f}" for name in ("d_loss", "g_loss")}
                 bar.set_postfix(losses, refresh=False)
             yield log
@@ -457,8 +457,8 @@ def evaluator(
     if name is None:
         raise ValueError("the checkpoint does not name its data; give them with --data")
     if name not in data.NAMES and not Path(name).is_dir():
-        known = ", ".join(data.NAMES)
-        raise data.DataError(f"there is no folder {name!r}; give --data with a folder or {known}")
+        advice = f"give --data with a folder or {DATASETS}"
+        raise data.DataError(f"there is no folder {name!r}; {advice}")
     fitting = {"root": root, "download": download, "verbose": False}  # the table alone
     trained = name in CLASSIFIERS and shape == (1, 28, 28)
     if not trained:

@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Collection
 
-INT64 = 2**63 - 1
+INT64 = 2**63 - 1  # PyTorch's bound, of seeds too
 
 
 def require_integer(name: str, value: object, least: int, most: int = INT64) -> None:

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import update_bn
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from gan_tutorial import data, runtime
 
@@ -81,24 +82,17 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     return classifier.to(device).eval()
 
 
-@torch.no_grad()
-def untrained(
-    images: data.ImageSet, seed: int = 0, device: str | torch.device = "cpu"
-) -> Classifier:
+def untrained(images: data.ImageSet, device: str | torch.device = "cpu") -> Classifier:
     """Return a network with random weights, whose features need neither labels nor training.
 
     Naeem et al. 2020 judge images far from ImageNet's by features like these. They are coarser
     than those of a trained classifier, above all where classes are missing. The class logits mean
     nothing. BatchNorm has the statistics of up to 1,000 of the images.
     """
-    with runtime.seeded(seed):
-        network = Classifier(classes=1, shape=images.shape).to(device).train()
+    with runtime.seeded(0):
+        network = Classifier(classes=1, shape=images.shape).to(device)
         chosen = torch.randperm(len(images))[:1000]
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over the batches that follow
-    for part in images.subset(chosen).images.split(100):
-        network.trunk(part.to(device))
+    update_bn(images.subset(chosen).images.split(100), network.trunk, device)
     return network.eval()
 
 

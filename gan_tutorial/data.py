@@ -112,13 +112,13 @@ class ImageSet:
         """Return the set of the images at ``indices``."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def hold_out(self, share: float = 0.2) -> tuple[Self, Self]:
-        """Return the set without a share of its images, and that share, for validation.
+    def hold_out(self) -> tuple[Self, Self]:
+        """Return the set without a fifth of its images, and that fifth, for validation.
 
         They are drawn at random, but always the same ones from the same set.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        count = round(share * len(self))
+        count = round(0.2 * len(self))
         return self.subset(order[count:]), self.subset(order[:count])
 
     def draw_labels(self, count: int, seed: int = 0) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import kstest
 from torch import Tensor, nn
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -13,6 +14,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan_tutorial import data, mixtures
 from gan_tutorial.classifier import Classifier, load_classifier
+
+DRAWS = 20  # of real images for the floor of FD
 
 
 class _Features(nn.Module):
@@ -165,7 +168,7 @@ class ImageReport:
     Attributes:
         scores: ``feature_scores`` of the generated images against the held-out ones.
         floors: the same for as many real images in place of the generated ones: the mean over
-            draws, of which FD has ``Evaluator.draws`` and the others three.
+            draws, of which FD has ``DRAWS`` and the others three.
         fd_floor: the draws of the Fréchet distance.
         shares: share of each class among the generated images, as the classifier sees them,
             (classes,).
@@ -209,7 +212,7 @@ class Evaluator:
     """Judges generated images by a classifier's features, against held-out real images.
 
     Scores depend on how many images, N, are judged, so each is given beside its floor: the score
-    of as many real images, averaged over random draws from the training images, ``draws`` for FD,
+    of as many real images, averaged over random draws from the training images, ``DRAWS`` for FD,
     three for the others. If N exceeds their number, all are drawn, and only FD's floor is
     extrapolated, roughly, in proportion to 1/N + 1/M for M held-out images. The draws have
     random class shares, so images with exactly those of the held-out set can score below 1. The
@@ -220,7 +223,6 @@ class Evaluator:
         device: where to compute.
         train: real images for the floor; by default the set's training images.
         held_out: real images to compare with; by default the set's test images.
-        draws: how many draws the floor is a mean of.
         classifier: gives the features; by default the bundled one. With ``classifier.untrained``
             all images are of one class.
 
@@ -240,7 +242,6 @@ class Evaluator:
         device: str | torch.device = "cpu",
         train: data.ImageSet | None = None,
         held_out: data.ImageSet | None = None,
-        draws: int = 20,
         classifier: Classifier | None = None,
     ) -> None:
         self.classifier = load_classifier(name, device) if classifier is None else classifier
@@ -250,7 +251,6 @@ class Evaluator:
         classes = self.classifier.head[-1].out_features
         labels = held_out.labels if classes > 1 else torch.zeros_like(held_out.labels)
         self.shares = class_histogram(labels, classes).cpu()
-        self.draws = draws
         self._floors: dict[int, Floor] = {}
         self._score_floors: dict[int, dict[str, float]] = {}
 
@@ -298,7 +298,7 @@ class Evaluator:
         )
 
     def _draws(self, count: int) -> Iterator[Tensor]:
-        for seed in range(self.draws):
+        for seed in range(DRAWS):
             order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
             yield self.train[order[:count].to(self.train.device)]
 
@@ -361,7 +361,7 @@ def mode_report(points: Tensor, mixture: mixtures.Mixture) -> ModeReport:
     return ModeReport(int((counts > 0).sum()), len(good) / len(points), counts)
 
 
-FLOWER = 30.0  # grey levels: the median change when a drawn flower gains or loses a petal
+FLOWER_LIMIT = 30.0  # grey levels: the median change when a drawn flower gains or loses a petal
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,7 @@ class FlowerReport:
             as, in grey levels out of 255, (N,).
         asked: share of samples with the number of petals asked for.
         covered: of the 72 kinds, 6 numbers of petals by 12 ranges of hue, how many have a sample
-            with an error below ``FLOWER``.
+            with an error below ``FLOWER_LIMIT``.
         distances: by factor (hue, size, background), the largest difference between the shares of
             samples and of real flowers below a value (Kolmogorov-Smirnov): 0 to 1.
     """
@@ -394,18 +394,10 @@ def flower_report(images: Tensor, labels: Tensor) -> FlowerReport:
     asked = (found.petals == labels.cpu() + mixtures.PETALS.start).float().mean().item()
     ranges = {"hue": (0.0, 360.0), "size": mixtures.SIZES, "background": mixtures.BACKGROUNDS}
     distances = {
-        name: _distance_from_uniform((getattr(found, name) - low) / (high - low))
+        name: float(kstest(((getattr(found, name) - low) / (high - low)).numpy(), "uniform")[0])
         for name, (low, high) in ranges.items()
     }
-    return FlowerReport(error, asked, kinds[error < FLOWER].unique().numel(), distances)
-
-
-def _distance_from_uniform(values: Tensor) -> float:
-    """Return the Kolmogorov-Smirnov distance of values (N,) from uniform ones in [0, 1]."""
-    count = len(values)
-    uniform = values.sort().values.clamp(0, 1)
-    steps = torch.arange(count + 1) / count
-    return max((steps[1:] - uniform).max().item(), (uniform - steps[:-1]).max().item())
+    return FlowerReport(error, asked, kinds[error < FLOWER_LIMIT].unique().numel(), distances)
 
 
 @dataclass(frozen=True)
@@ -433,24 +425,19 @@ class StackEvaluator:
 
     Args:
         device: where to compute.
-        train: the stacks to compare with; by default those of the bundled training images.
-        held_out: stacks for the floor; by default those of the bundled test images.
 
     Attributes:
+        train: stacks of the bundled training images, to compare with.
+        held_out: stacks of the bundled test images, for the floor.
         classifier_error: the share of held-out stacks in which the classifier takes a digit for
             another one.
     """
 
-    def __init__(
-        self,
-        device: str | torch.device = "cpu",
-        train: data.StackedDigits | None = None,
-        held_out: data.StackedDigits | None = None,
-    ) -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         layout = torch.channels_last  # half the time on a CPU
         self.classifier = load_classifier("digits", device).to(memory_format=layout)
-        self.train = train or data.StackedDigits(data.load_images("digits", "train"))
-        self.held_out = held_out or data.StackedDigits(data.load_images("digits", "test"))
+        self.train = data.StackedDigits(data.load_images("digits", "train"))
+        self.held_out = data.StackedDigits(data.load_images("digits", "test"))
         digits = self.held_out.digits
         seen = self.classifier.extract(digits.images)[1].cpu()
         right = (seen == digits.labels.cpu()).double().mean().item()
@@ -472,7 +459,7 @@ class StackEvaluator:
             len(stacks),
         )
 
-    def floor(self, count: int, seed: int = 0) -> StackReport:
+    def floor(self, count: int) -> StackReport:
         """Return the report of ``count`` real stacks, drawn from the held-out digits."""
-        stacks, _ = self.held_out.batch(count, torch.Generator().manual_seed(seed))
+        stacks, _ = self.held_out.batch(count, torch.Generator().manual_seed(0))
         return self.report(stacks)

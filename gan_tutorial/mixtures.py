@@ -20,11 +20,6 @@ class Mixture:
     centres: Tensor
     std: float
 
-    @property
-    def shape(self) -> tuple[int]:
-        """The shape (2,) of one point."""
-        return (2,)
-
     def to(self, device: str | torch.device) -> Self:
         """Return the mixture with its centres on ``device``."""
         return replace(self, centres=self.centres.to(device))

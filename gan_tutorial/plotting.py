@@ -81,19 +81,13 @@ def tile(images: Tensor, columns: int | None = None) -> np.ndarray:
     return arrays.tile(pixels.permute(0, 2, 3, 1).cpu().numpy(), columns)
 
 
-def image_grid(
-    images: Tensor, columns: int | None = None, title: str = "", scale: float = 0.55
-) -> Figure:
+def image_grid(images: Tensor, columns: int, scale: float = 0.55) -> Figure:
     """Return a figure of a grid of images (N, C, H, W) in [-1, 1], each ``scale`` inches wide."""
     picture = tile(images, columns)
-    columns = columns or math.ceil(math.sqrt(len(images)))
     width = max(columns * scale, 2.0)
-    figure, axes = subplots(
-        figsize=(width, width * picture.shape[0] / picture.shape[1] + (0.35 if title else 0.0))
-    )
+    figure, axes = subplots(figsize=(width, width * picture.shape[0] / picture.shape[1]))
     axes.imshow(picture, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title)
     return figure
 
 
@@ -139,13 +133,11 @@ def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> N
         picture.save(temporary)
 
 
-def curves(
-    series: Mapping[str, Sequence[float]], x: Sequence[float] | None = None, **labels: str
-) -> Figure:
+def curves(series: Mapping[str, Sequence[float]], x: Sequence[float], **labels: str) -> Figure:
     """Return a figure of named curves over ``x``; ``labels`` are for ``Axes.set`` (xlabel, …)."""
     figure, axes = subplots()
     for name, values in series.items():
-        axes.plot(range(len(values)) if x is None else x, values, label=name)
+        axes.plot(x, values, label=name)
     axes.legend()
     axes.set(**labels)
     return figure

@@ -163,5 +163,5 @@ def init_packed(
     """
     with runtime.seeded(recipe.seed):
         shape = (pack, *recipe.shape)
-        D = networks.Packed(networks.MLPDiscriminator(shape, recipe.hidden[::-1]))
-    return training.TrainState.init(recipe.init().G, D, recipe, device)
+        D = networks.MLPDiscriminator(shape, recipe.hidden[::-1], spectral=recipe.spectral)
+    return training.TrainState.init(recipe.init().G, networks.Packed(D), recipe, device)

@@ -145,10 +145,12 @@ class GraphedStep:
         self.rates = [(x, torch.tensor(x["lr"], device=rng.device)) for x in groups]
         for group, rate in self.rates:  # a capture needs capturable; outside one, Adam warns of it
             group.update(lr=rate, capturable=True)
-        with torch.cuda.graph(self.graph, stream=_side_stream(rng.device)):
-            self.names, self.scalars = self._run(self.arguments)
-        for group, number in zip(groups, numbers, strict=True):
-            group.update(lr=number, capturable=False)
+        try:
+            with torch.cuda.graph(self.graph, stream=_side_stream(rng.device)):
+                self.names, self.scalars = self._run(self.arguments)
+        finally:  # also if the step cannot be recorded
+            for group, number in zip(groups, numbers, strict=True):
+                group.update(lr=number, capturable=False)
 
     def _run(self, arguments: Iterable) -> tuple[list[str], Tensor]:
         scalars = self.step(*arguments)

@@ -103,12 +103,15 @@ def recalibrate_batchnorm(
     """
     G = copy.deepcopy(G).train()
     device = next(G.parameters()).device
-    for module in G.modules():
-        if isinstance(module, _BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches that follow
+    norms = [module for module in G.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches that follow
     for batch in _batches(G, batches, batch_size, seed) if inputs is None else inputs:
         G(*(x.to(device) for x in batch))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return G.eval()
 
 

@@ -17,8 +17,6 @@ from gan_tutorial.runtime import GraphedStep, has_bf16, has_fused_adam, has_grap
 class Data(Protocol):
     """What the loop needs from a data set, such as ``data.ImageSet`` or ``mixtures.Mixture``."""
 
-    shape: tuple[int, ...]
-
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return samples (count, *shape) and int64 labels (count,)."""
 
@@ -74,9 +72,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.require_choice("objective", self.objective, losses.OBJECTIVES)
-        for name in ("steps", "batch_size"):
-            checks.require_integer(name, getattr(self, name), least=1)
-        checks.require_integer("seed", self.seed, least=0, most=2**63 - 1)  # PyTorch's own bound
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
+            checks.require_integer(name, getattr(self, name), least)
         for name in ("lr_G", "lr_D", "r1", "r2", "penalty_noise", "gp"):
             checks.require_number(name, getattr(self, name), strict=name.startswith("lr"))
         checks.require_number("ema", self.ema, below=1.0)
@@ -380,10 +377,11 @@ def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> Non
         raise ValueError(f"G makes samples {made}, but the data are {given}; build G for {given}")
     if recipe.augment and real.ndim != 4:
         raise ValueError(f"augment changes images (N, C, H, W), but the data are {given}")
-    classes = getattr(state.G, "classes", 0)
-    largest = int(getattr(data, "labels", labels).max())  # of all labels, if the data have them
-    if classes and largest >= classes:
-        raise ValueError(f"the networks have {classes} classes, but the data have label {largest}")
+    if classes := getattr(state.G, "classes", 0):
+        largest = int(getattr(data, "labels", labels).max())  # of all labels, if the data have them
+        if largest >= classes:
+            fault = f"the networks have {classes} classes, but the data have label {largest}"
+            raise ValueError(fault)
     D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
     logits = D(real, labels)
     if logits.shape != real.shape[:1]:
@@ -429,8 +427,8 @@ def _restore_if_diverged(logs: list[Log], state: TrainState, good: dict) -> None
         for name in ("d_loss", "g_loss")
         if not math.isfinite(log[name])
     ]
-    norms = torch.stack(torch._foreach_norm([*state.G.parameters(), *state.D.parameters()]))
-    if not norms.isfinite().all():  # a finite loss may have a NaN gradient
+    norm = nn.utils.get_total_norm([*state.G.parameters(), *state.D.parameters()])
+    if not norm.isfinite():  # a finite loss may have a NaN gradient
         faults.append(f"a weight is NaN or infinite after step {state.step}")
     if faults:
         state.load_state_dict(good)

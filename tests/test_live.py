@@ -1634,6 +1634,11 @@ def test_a_stored_explorer_is_refreshed():
     assert live.refreshed("<b>no explorer</b>") == "<b>no explorer</b>"
 
 
+def test_a_preset_that_the_page_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="preset must be one of first, film, cured, but is 'flim'"):
+        live.trainer("flim")
+
+
 def test_an_explorer_says_what_it_is():
     assert repr(live.trainer("film")) == (
         "Explorer(name='trainer', options={'preset': 'film', 'data': 'ring'})"

@@ -381,11 +381,11 @@ def test_an_evaluator_can_use_other_images():
     """With a validation split, the test images are not used."""
     images = data.load_images("digits")
     train, validation = images.subset(slice(6000)), images.subset(slice(6000, 8000))
-    evaluator = metrics.Evaluator("digits", train=train, held_out=validation, draws=5)
+    evaluator = metrics.Evaluator("digits", train=train, held_out=validation)
     assert len(evaluator.train) == 6000
     expected, _ = evaluator.classifier.extract(validation.images)
     assert torch.equal(evaluator.held_out, expected)
-    assert len(evaluator.floor(500).values) == 5
+    assert len(evaluator.floor(500).values) == metrics.DRAWS
     assert evaluator.fd(validation.images) == pytest.approx(0, abs=1e-4)
 
 
@@ -510,10 +510,10 @@ def test_the_error_of_a_flower_is_less_than_a_petal_more_or_less_makes():
     more = replace(flowers, petals=(flowers.petals - 2) % 6 + 3)
     images, others = (data.to_unit_range(f.draw(32)) for f in (flowers, more))
     change = 127.5 * (images - others).square().mean((1, 2, 3)).sqrt()
-    assert change.median() == pytest.approx(metrics.FLOWER, rel=0.1)
+    assert change.median() == pytest.approx(metrics.FLOWER_LIMIT, rel=0.1)
     rng = torch.Generator().manual_seed(0)
     noisy = (images + 0.1 * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
-    assert metrics.flower_report(noisy, flowers.petals - 3).error.max() < metrics.FLOWER
+    assert metrics.flower_report(noisy, flowers.petals - 3).error.max() < metrics.FLOWER_LIMIT
 
 
 # Stacked digits

@@ -63,12 +63,8 @@ def test_tile_keeps_colour(pictures):
 
 
 def test_a_grid_of_images_is_a_figure(pictures):
-    figure = plotting.image_grid(pictures.images[:6], columns=3, title="six")
-    (axes,) = figure.axes
-    assert axes.get_title() == "six"
+    (axes,) = plotting.image_grid(pictures.images[:6], columns=3).axes
     assert axes.images[0].get_array().shape == plotting.tile(pictures.images[:6], 3).shape
-    plain = plotting.image_grid(pictures.images[:6], columns=3)
-    assert plain.get_figheight() < figure.get_figheight(), "the title needs space"
 
 
 def test_a_saved_grid_reads_back(pictures, tmp_path):
@@ -104,8 +100,6 @@ def test_curves_have_a_legend_labels_and_an_axis():
     assert axes.lines[0].get_ydata().tolist() == [3, 2, 1]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss")
     assert [text.get_text() for text in axes.get_legend().texts] == ["G", "D"]
-    counted = plotting.curves({"G": [3, 2, 1]})
-    assert list(counted.axes[0].lines[0].get_xdata()) == [0, 1, 2]
 
 
 def test_rows_of_images_are_labelled(pictures):
@@ -221,7 +215,7 @@ def test_a_player_works_below_an_older_one_of_its_id(browser, monkeypatch):
 
 
 def test_a_player_scales_figures_down():
-    figures = [plotting.curves({"a": [0, i]}) for i in range(2)]
+    figures = [plotting.curves({"a": [0, i]}, [0, 1]) for i in range(2)]
     player = plotting.Player(figures, ["0", "1"], alt="a line that rises", width=200, seconds=3)
     width = decode(player.pictures[0]).width
     assert width == pytest.approx(400, abs=2), "twice the width, for screens of high resolution"

@@ -165,6 +165,7 @@ def test_recalibrated_statistics_are_means_over_generated_batches(generator):
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.running_var, variance, rtol=1e-4, atol=1e-5)
     assert not first.training
+    assert norm.momentum == generator.layers[2].momentum, "so that it can be trained on"
     assert not torch.allclose(generator.layers[2].running_var, norm.running_var), "a copy"
 
 

@@ -514,8 +514,13 @@ def test_a_step_that_looks_at_a_value_needs_no_graph(samples, monkeypatch):
         G, D = Looks(5, (1, 8, 8), hidden=(16,)), networks.MLPDiscriminator((1, 8, 8), (16,))
         return training.TrainState.init(G, D, SMALL)
 
+    refused = state()
     with pytest.raises(AssertionError, match="_local_scalar_dense cannot be recorded"):
-        list(training.train(state(), samples["mlp"], SMALL))
+        list(training.train(refused, samples["mlp"], SMALL))
+    for optimiser, lr in ((refused.opt_G, SMALL.lr_G), (refused.opt_D, SMALL.lr_D)):
+        (group,) = optimiser.param_groups
+        assert (type(group["lr"]), group["capturable"]) == (float, False), "as they were"
+        assert group["lr"] == pytest.approx(lr)
     assert len(list(training.train(state(), samples["mlp"], SMALL, graph=False))) == 6
 
 
@@ -571,7 +576,7 @@ class Poisoned:
     """Data with one bad batch."""
 
     def __init__(self, clean: training.Data, bad: int, value: float = float("nan")) -> None:
-        self.clean, self.shape = clean, clean.shape
+        self.clean = clean
         self.bad, self.value, self.index = bad, value, itertools.count()
 
     def to(self, device: torch.device) -> "Poisoned":

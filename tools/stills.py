@@ -62,7 +62,7 @@ STILLS = {
     "latent": (lambda: explore.latent(bundled()), THREE),
     "classes": (lambda: explore.classes(bundled()), ""),
     "directions": (lambda: explore.directions(bundled(), *shape_directions()), LEAN),
-    "cover": (lambda: live.cover(), ""),
+    "cover": (live.cover, ""),
     "notes": (lambda: explore.notes(strings(), audio.NOTES, 4000), POINTS),
 }
 ONLY_PICTURES = """

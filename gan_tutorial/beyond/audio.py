@@ -65,11 +65,6 @@ class SoundSet:
     def __len__(self) -> int:
         return len(self.waves)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape (1, L) of one sound."""
-        return tuple(self.waves.shape[1:])
-
     def to(self, device: str | torch.device) -> Self:
         """Return the set with its tensors on ``device``."""
         return replace(self, waves=self.waves.to(device), labels=self.labels.to(device))

@@ -258,8 +258,7 @@ def enlarge(G: Enlarger, small: Tensor, seed: int = 0) -> Tensor:
     Args:
         seed: of the noise; another one gives another answer, if G listens to z.
     """
-    z = torch.from_numpy(sampling.arrays.latents(len(small), G.latent_dim, seed))
-    return sampling.sample(G, z, small)
+    return sampling.sample(G, sampling.latents(len(small), G.latent_dim, seed), small)
 
 
 def psnr(error: float) -> float:

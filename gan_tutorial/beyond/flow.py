@@ -62,7 +62,11 @@ def integrate(
         velocity: called with points (N, …) and times (N,), returns (N, …).
         method: ``euler``, one call and an error of the order of 1 / steps; or ``heun``, two calls
             and 1 / steps² (the last step asks for the velocity at time 1 too).
+
+    Raises:
+        ValueError: there is no such method.
     """
+    checks.require_choice("method", method, METHODS)
     x, length = z, 1 / steps
     for index in range(steps):
         now = torch.full((len(x),), index * length, dtype=x.dtype, device=x.device)
@@ -159,7 +163,7 @@ class VelocityNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return velocities (N, C, S, S) for images (N, C, S, S), times (N,) and labels (N,)."""
-        condition = self.time(embed_time(t, 64))
+        condition = self.time(embed_time(t, self.time[0].in_features))
         if self.embedding is not None:
             condition = condition + self.embedding(labels)
         condition = silu(condition)  # (N, 64)

@@ -180,7 +180,6 @@ def invert(
     labels: Tensor | None = None,
     starts: int = 4,
     steps: int = 200,
-    lr: float = 0.1,
     seed: int = 0,
 ) -> Inversion:
     """Search, by Adam, for the z whose sample has the least mean squared error to each image.
@@ -193,7 +192,7 @@ def invert(
         images: (N, *G.shape) in [-1, 1].
         labels: (N,) if G is conditional.
         starts: how many random initial z for each image.
-        steps: of Adam, with a learning rate that falls from ``lr`` to 0 along a cosine.
+        steps: of Adam, with a learning rate that falls from 0.1 to 0 along a cosine.
 
     Raises:
         DataError: the images have another shape or range.
@@ -204,7 +203,7 @@ def invert(
     target = images.to(device).repeat_interleave(starts, dim=0)  # (N · starts, *shape)
     if labels is not None:
         labels = labels.to(device).repeat_interleave(starts)
-    optimiser = torch.optim.Adam([z], lr)
+    optimiser = torch.optim.Adam([z], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     def errors() -> Tensor:

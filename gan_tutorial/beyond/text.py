@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, pad
 
-from gan_tutorial import networks, runtime, training
+from gan_tutorial import checks, networks, runtime, training
 
 ALPHABET = "0123456789+= "
 LENGTH = 8
@@ -38,7 +38,11 @@ def sums(split: str = "train") -> tuple[str, ...]:
     """Return the true sums a+b=c with all numbers below 100: 4,040 in ``train``, 1,010 in ``test``.
 
     The split is random but fixed.
+
+    Raises:
+        ValueError: there is no such split.
     """
+    checks.require_choice("split", split, ("train", "test"))
     every = [f"{a}+{b}={a + b}".ljust(LENGTH) for a in range(100) for b in range(100 - a)]
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
     chosen = {"train": order[HELD_OUT:], "test": order[:HELD_OUT]}[split]
@@ -71,7 +75,6 @@ class StringSet:
     """Strings held as one tensor of indices, int64 (N, LENGTH)."""
 
     letters: Tensor
-    shape = SHAPE
 
     def to(self, device: str | torch.device) -> Self:
         """Return the set with its tensor on ``device``."""

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gan_tutorial import checks
+
 FOLDER = Path(__file__).parent
 SHARED = ("numbers", "page")  # the scripts that every explorer needs, in this order
 
@@ -98,7 +100,12 @@ def trainer(preset: str = "first", data: str = "ring") -> Explorer:
         preset: ``first``, of the chapter on generative models, or ``film`` or ``cured``, of that on
             mode collapse.
         data: ``ring``, ``grid``, ``moons`` or ``draw``.
+
+    Raises:
+        ValueError: there is no such preset, or no such data.
     """
+    checks.require_choice("preset", preset, ("first", "film", "cured"))
+    checks.require_choice("data", data, ("ring", "grid", "moons", "draw"))
     if preset == "first":
         still = "trainer-first"
         hint = (

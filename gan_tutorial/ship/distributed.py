@@ -96,6 +96,9 @@ class Ranks:
         Raises:
             ValueError: there is no such device, or there are fewer GPUs than ranks on this machine.
         """
+        shared = self.world_size > 1 and str(name) == "cuda"
+        if shared and self.local_rank < torch.cuda.device_count():
+            torch.cuda.set_device(self.local_rank)  # else trying the name takes memory of GPU 0
         device = choose_device(name)
         if self.world_size > 1 and device.type not in ("cpu", "cuda"):
             raise ValueError(

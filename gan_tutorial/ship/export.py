@@ -27,6 +27,7 @@ OPSET = 18  # PyTorch's exporter writes this one; it converts to any other
 FORMATS = ("onnx", "safetensors", "savedmodel")
 TOLERANCE = 1e-4  # in units of the range [-1, 1]; a grey level is 1/127.5
 PROBES, DIRECTIONS = 20, 4
+COMPARED = 256  # samples of the file and of PyTorch
 
 
 class ExportError(ValueError):
@@ -172,8 +173,6 @@ def directions(G: Generator) -> tuple[tuple[float, ...], ...]:
 def compare(
     G: Generator,
     run: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
-    samples: int = 256,
-    seed: int = 0,
 ) -> Parity:
     """Generate samples with G and with its exported twin from the same z; return the differences.
 
@@ -181,18 +180,12 @@ def compare(
         G: a generator.
         run: the twin: takes z, float32 (N, latent_dim), and labels, int64 (N,) or None; returns
             samples, float32 (N, *shape).
-        samples: how many.
-        seed: of z.
     """
-    z = arrays.latents(samples, G.latent_dim, seed)
-    labels = arrays.labels(samples, G.classes)
+    z, labels = arrays.latents(COMPARED, G.latent_dim), arrays.labels(COMPARED, G.classes)
     expected, found = _sample(G, z, labels).numpy(), run(z, labels)
-    alone = [
-        run(z[i : i + 1], None if labels is None else labels[i : i + 1])
-        for i in range(min(samples, 32))
-    ]
+    alone = [run(z[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(32)]
     across_batches = abs(np.concatenate(alone) - found[: len(alone)]).max()
-    return Parity(float(abs(expected - found).max()), float(across_batches), samples)
+    return Parity(float(abs(expected - found).max()), float(across_batches), COMPARED)
 
 
 def _sample(G: Generator, *inputs: object) -> Tensor:

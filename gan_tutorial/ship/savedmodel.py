@@ -153,7 +153,6 @@ OPERATIONS: dict[str, Callable[..., tf.Tensor]] = {
     "ConvTranspose": _conv_transpose,
     "Gather": lambda node, table, index: tf.gather(table, index),
     "Gemm": _gemm,
-    "LeakyRelu": lambda node, x: tf.nn.leaky_relu(x, _attribute(node, "alpha", 0.01)),
     "Relu": lambda node, x: tf.nn.relu(x),
     "Reshape": _reshape,
     "Tanh": lambda node, x: tf.tanh(x),

@@ -69,7 +69,7 @@ def test_harmonics_have_their_heights_and_fade_in_their_order():
 @given(st.integers(0, 1000))
 def test_strings_are_loud_enough_and_in_order(seed):
     strings = audio.plucked_strings(30, seed=seed, length=256)
-    assert strings.shape == (1, 256)
+    assert strings.waves.shape == (30, 1, 256)
     torch.testing.assert_close(strings.waves.abs().amax(dim=2), torch.full((30, 1), 0.9))
     assert strings.labels.tolist() == [i % 10 for i in range(30)]
 
@@ -96,7 +96,7 @@ def test_a_batch_is_drawn_by_its_generator_with_matching_labels():
 def test_bundled_speech_is_balanced_and_centred():
     train, held_out = (audio.load_speech(split) for split in data.SPLITS)
     for spoken in (train, held_out):
-        assert spoken.shape == (1, 2048)
+        assert spoken.waves.shape[1:] == (1, 2048)
         assert torch.bincount(spoken.labels).min() > 0.09 * len(spoken)
         assert abs(spoken.waves.mean()) < 0.005
         assert (spoken.waves.abs().amax(dim=2) > 0.9).all()

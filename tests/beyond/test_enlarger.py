@@ -257,6 +257,16 @@ def test_pairs_of_another_size_are_refused(digits):
         next(enlarger.train(state, enlarger.Pairs(digits), CONFIG))
 
 
+def test_a_nan_in_the_small_images_is_named(digits):
+    class Damaged(enlarger.Pairs):
+        def batch(self, count, rng):
+            large, small = super().batch(count, rng)
+            return large, small / 0 * 0
+
+    with pytest.raises(ValueError, match="D returns NaN or infinity for the first batch; check"):
+        next(enlarger.train(CONFIG.init(digits.shape), Damaged(digits), CONFIG))
+
+
 def test_the_record_is_of_the_default_settings():
     record = records.load("enlarger")
     assert enlarger.EnlargerConfig(**record["config"]) == enlarger.EnlargerConfig()

@@ -240,6 +240,10 @@ def test_the_rate_falls(small_digits):
         (lambda: flow.FlowConfig(ema=1.0), r"ema must be a number in \[0, 1\), but is 1.0"),
         (lambda: flow.FlowGenerator(network(), steps=0), "steps must be an integer"),
         (lambda: flow.FlowGenerator(network(), method="rk4"), "one of euler, heun, but is 'rk4'"),
+        (
+            lambda: flow.integrate(None, torch.ones(1, 2), 4, "Heun"),
+            "of euler, heun, but is 'Heun'",
+        ),
     ],
 )
 def test_a_bad_setting_is_refused(act, message):

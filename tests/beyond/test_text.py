@@ -29,6 +29,8 @@ def test_the_splits_hold_every_true_sum_below_100_once():
     assert len(every) == 5050
     assert {*train, *test} == every
     assert text.sums() == train
+    with pytest.raises(ValueError, match="split must be one of train, test, but is 'val'"):
+        text.sums("val")
     shares = [
         sum(string.index("+") == 1 for string in split) / len(split) for split in (train, test)
     ]

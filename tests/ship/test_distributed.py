@@ -260,7 +260,7 @@ REFUSED = {
         lambda: read(MASTER_ADDR=None),
         "RANK is set without MASTER_ADDR; start with torchrun, or unset RANK, WORLD_SIZE",
     ),
-    "no rank": (lambda: read(RANK=None), "WORLD_SIZE is set, but RANK not"),
+    "no rank": (lambda: read(RANK=None), "WORLD_SIZE is set without RANK"),
     "a word": (
         lambda: read(RANK="first"),
         "RANK must be an integer of at least 0, but is 'first'",
@@ -305,11 +305,16 @@ def test_several_ranks_do_not_train_on_mps(monkeypatch):
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
     chosen = []
-    monkeypatch.setattr(distributed, "choose_device", torch.device)
+
+    def choose(name: str) -> torch.device:  # which makes a tensor on the current GPU
+        assert name != "cuda" or chosen, "on GPU 0, whatever the rank"
+        return torch.device(name)
+
+    monkeypatch.setattr(distributed, "choose_device", choose)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert distributed.Ranks(3, 4, 1).device("cuda") == torch.device("cuda", 1)
-    assert chosen == [1]
+    assert set(chosen) == {1}
     with pytest.raises(ValueError, match="no GPU for rank 2 of this machine; start at most 2"):
         distributed.Ranks(2, 4, 2).device("cuda")
     with pytest.raises(ValueError, match="must be auto, cpu or cuda for several ranks"):

@@ -42,7 +42,7 @@ try:
     savedmodel.to_savedmodel(Sine(), f"{sys.argv[1]}/sine/1", {})
 except export.ExportError as error:
     print("error", error)
-savedmodel.OPERATIONS["Relu"] = savedmodel.OPERATIONS["LeakyRelu"]
+savedmodel.OPERATIONS["Relu"] = savedmodel.OPERATIONS["Tanh"]
 try:
     savedmodel.to_savedmodel(recipes["colour"].init().G, f"{sys.argv[1]}/wrong/1", {})
 except export.ExportError as error:

@@ -85,16 +85,17 @@ class Card:
         except (KeyError, ValueError, RecursionError) as error:
             raise ModelError(f"its metadata are incomplete ({error}); export it again") from error
         for direction in card.directions:
-            card._require("directions", len(direction), card.latent_dim)
+            _require_equal("directions", len(direction), card.latent_dim)
         if card.range is not None:
-            card._require("shape", len(card.shape), 3)
-            card._require("range", card.range, (-1.0, 1.0))
+            _require_equal("shape", len(card.shape), 3)
+            _require_equal("range", card.range, (-1.0, 1.0))
         return card
 
-    def _require(self, name: str, found: object, expected: object) -> None:
-        if found != expected:
-            fault = f"its metadata say {name}: {found}, not {expected}"
-            raise ModelError(f"{fault}; export it again")
+
+def _require_equal(name: str, found: object, expected: object) -> None:
+    if found != expected:
+        fault = f"its metadata say {name}: {found}, not {expected}"
+        raise ModelError(f"{fault}; export it again")
 
 
 class OnnxGenerator:
@@ -124,6 +125,7 @@ class OnnxGenerator:
             if not own or digest(content, own) != own:
                 raise ModelError("it is damaged: its SHA-256 differs; export it again")
             self._check_card()
+            self._check_probe()
         except OSError as error:
             advice = f"({error.strerror}); write one with gan_tutorial export"
             raise ModelError(f"there is no model at {path} {advice}") from error
@@ -131,7 +133,6 @@ class OnnxGenerator:
             raise ModelError(f"{path} cannot be used: {error}") from error
         except Exception as error:  # onnxruntime's own classes are private, each an Exception
             raise ModelError(f"{path} {_fault(error)}") from error
-        self._check_probe(path)
 
     def __call__(self, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Return samples, float32 (N, *shape).
@@ -151,9 +152,9 @@ class OnnxGenerator:
         nodes = (*self._session.get_inputs(), *self._session.get_outputs())
         found = {node.name: tuple(node.shape[1:]) for node in nodes}
         expected = {"z": (card.latent_dim,)} | ({"labels": ()} if card.classes else {})
-        card._require("shapes", found, expected | {"samples": card.shape})
+        _require_equal("shapes", found, expected | {"samples": card.shape})
 
-    def _check_probe(self, path: str | Path) -> None:
+    def _check_probe(self) -> None:
         """Raise ModelError unless this onnxruntime gives the samples of ``probe_inputs`` at export.
 
         A sample's mean shows gross faults of a program. The digest shows faults of the file.
@@ -162,8 +163,7 @@ class OnnxGenerator:
         samples = self(*probe_inputs(len(card.probe), card.latent_dim, len(card.classes)))
         means = samples.reshape(len(samples), -1).mean(axis=1)
         if not np.allclose(means, card.probe, rtol=1e-3, atol=1e-3):
-            fault = "its samples differ from those at export; try another onnxruntime"
-            raise ModelError(f"{path} cannot be used: {fault}")
+            raise ModelError("its samples differ from those at export; try another onnxruntime")
 
 
 def _fault(error: Exception) -> str:
