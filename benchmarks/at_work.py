@@ -3,9 +3,9 @@
 - **Few digits.** A classifier learns from ten digits of each class: from these alone, with random
   shifts and turns, and with generated digits in half of each batch. The generator has seen the
   same hundred digits, or it is the bundled one, which has seen all 8,000 and so leaks what the
-  hundred do not tell. Without the hundred, a classifier learns from 8,000 samples of
-  the bundled one, or from the 8,000 digits themselves. Accuracy on the held-out digits, over draws
-  of the hundred.
+  hundred do not tell. Without the hundred, a classifier learns from 8,000 samples of the bundled
+  generator, or from the 8,000 digits themselves. Accuracy on the held-out digits, over draws of the
+  hundred.
 - **Odd articles.** A pair learns articles of clothing without two of the ten classes. D's logit and
   the error of an inverted G must then tell these two from held-out articles of the other eight; so
   must a normal density, principal components, and the nearest training image.

@@ -78,7 +78,7 @@ PAIRS = {  # about one minute and eight minutes on two cores
 
 
 class SmallGenerator(networks.Generator):
-    """G of Lin et al. 2018, table 3: 4 × 4 × 64 numbers, 3 transposed convolutions, 1 plain one."""
+    """G of Lin et al. 2018, table 3: 4 × 4 × 64 numbers, 3 transposed convolutions, 1 plain."""
 
     def __init__(self) -> None:
         super().__init__(256, (3, 28, 28))

@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Collection
 
-INT64 = 2**63 - 1  # PyTorch's bound, of seeds too
+INT64 = 2**63 - 1  # PyTorch's bound for sizes; ours for seeds too
 
 
 def require_integer(name: str, value: object, least: int, most: int = INT64) -> None:

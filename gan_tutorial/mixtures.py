@@ -47,7 +47,7 @@ PETALS = range(3, 9)  # numbers of petals
 SIZES, BACKGROUNDS = (0.55, 0.95), (0.05, 0.95)  # ranges of the factors
 NOTCH = 0.42  # where two petals meet, as a share of the flower's radius
 PRIMARIES = torch.tensor([0.0, 120.0, 240.0]).deg2rad()  # hues of red, green and blue
-PALE = 0.12  # chroma below which a pixel is left out of the measurements; petals have 0.24 to 0.38
+PALE = 0.12  # chroma up to which a pixel counts as grey; petals have 0.24 to 0.38
 MEAN_RADIUS = 0.6474  # of a flower's colour, as a share of its radius; see ``measure_flowers``
 
 

@@ -18,7 +18,7 @@ class Data(Protocol):
     """What the loop needs from a data set, such as ``data.ImageSet`` or ``mixtures.Mixture``."""
 
     def batch(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return samples (count, *shape) and int64 labels (count,)."""
+        """Return samples (count, …) and int64 labels (count,)."""
 
     def to(self, device: torch.device) -> Self:
         """Return the data on ``device``."""

@@ -1,5 +1,6 @@
 """Stored measurements are in the package, with their provenance."""
 
+import itertools
 import json
 import math
 import statistics
@@ -59,6 +60,20 @@ def test_the_p_value_counts_hands_in_both_directions():
     assert records.p_value([1, 1], [1, 1, 1]) == 1
     scaled = [100 * value for value in low], [100 * value for value in (4, 5, 6, 7, 8)]
     assert records.p_value(*scaled) == records.p_value(low, (4, 5, 6, 7, 8))  # units do not matter
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_are_counted_whatever_the_rounding(seed):
+    powers = torch.randint(5, (9,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def difference(group):  # in whole numbers: 20 times that of the means of the powers
+        chosen = sum(powers[i] for i in group)
+        return abs(5 * chosen - 4 * (sum(powers) - chosen))
+
+    groups = list(itertools.combinations(range(9), 4))
+    expected = sum(difference(group) >= difference(range(4)) for group in groups) / len(groups)
+    values = [0.003 * 2.0**power for power in powers]
+    assert records.p_value(values[:4], values[4:]) == expected
 
 
 def test_chance_alone_is_below_a_level_as_often_as_the_level_says():

@@ -179,7 +179,7 @@ ganLive.losses = (() => {
       ),
       element("p", { class: "gan-live-caption" },
         "Where two curves coincide, one is dashed on top of the other. An arrowhead at the edge: " +
-          "the value lies outside. The other sample enters only the relativistic loss of G."),
+          "the value lies outside. Of G’s losses only the relativistic one uses the other sample."),
       element("table", {}, element("thead", {}, head), body),
     );
     update();

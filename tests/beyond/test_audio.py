@@ -321,9 +321,6 @@ def test_a_recogniser_knows_held_out_voices():
     assert torch.equal(recogniser(held_out.waves), again(held_out.waves))
 
 
-# Refusals
-
-
 def test_the_model_card_quotes_what_its_samples_score():
     card = " ".join(
         (resources.files("gan_tutorial") / "assets/speech-gan.md")
@@ -340,6 +337,9 @@ def test_the_model_card_quotes_what_its_samples_score():
     assert count == len(held_out)
     assert quoted == pytest.approx([statistics.median(fds), min(fds), max(fds)], rel=0.03)
     assert floor == pytest.approx(reference, rel=0.01)
+
+
+# Refusals
 
 
 def test_wrong_sounds_and_sizes_are_refused():
