@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -217,11 +218,22 @@ class Player:
             '<button type="button" aria-pressed="false" style="min-width:4.5em">Play</button>'
             f'<input type="range" min="0" max="{last}" value="{last}" style="flex:1;min-width:0" '
             f'aria-label="Frame" aria-valuetext="{html.escape(self.labels[-1])}">'
-            f"<output>{html.escape(self.labels[-1])}</output></div></div>"
-            f"<script>({_PLAYER_SCRIPT})([document.currentScript?.previousElementSibling,"
-            f"document.getElementById('{name}')].find((root) => root?.id === '{name}'),"
-            f"{delay})</script>"
+            f"<output>{html.escape(self.labels[-1])}</output></div></div>" + _script(name, delay)
         )
+
+
+def refreshed(text: str) -> str:
+    """Return the HTML of a player with the present script; its pictures and labels stay."""
+    stored = r"<script>\(\(root, delay\) => .*?'(gan-player-\d+)'.*?,(\d+)\)</script>"
+    return re.sub(stored, lambda found: _script(*found.groups()), text, flags=re.DOTALL)
+
+
+def _script(name: str, delay: int | str) -> str:
+    return (
+        f"<script>({_PLAYER_SCRIPT})([document.currentScript?.previousElementSibling,"
+        f"document.getElementById('{name}')].find((root) => root?.id === '{name}'),"
+        f"{delay})</script>"
+    )
 
 
 _PLAYER_SCRIPT = """(root, delay) => {

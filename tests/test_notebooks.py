@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from gan_tutorial import live, plotting
+
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted(
     path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
@@ -260,6 +262,13 @@ def test_players_are_not_compared(notebook: NotebookNode) -> None:
     for cell in code(notebook):
         if "gan-player" in str(data(cell).get("text/html", "")):
             assert "nbval-ignore-output" in tags(cell), cell.source
+
+
+def test_explorers_and_players_have_the_present_scripts(notebook):
+    """After a change: tools/notebooks.py refresh."""
+    for cell in code(notebook):
+        page = data(cell).get("text/html", "")
+        assert plotting.refreshed(live.refreshed(page)) == page, cell.source[:80]
 
 
 def test_is_listed_in_the_table_of_contents_and_on_the_cover(path: Path) -> None:

@@ -2,11 +2,11 @@
 
     python tools/notebooks.py execute                           every notebook of the book
     python tools/notebooks.py execute book/first-gan/data.ipynb     only those named
-    python tools/notebooks.py refresh        store the explorers' present scripts, style and stills
+    python tools/notebooks.py refresh     store the present scripts and stills of the live parts
 
 A notebook is replaced only if it ran without an error, a warning, or a new file in its
 working folder; otherwise the old one stays, and the command ends with status 1. `refresh` runs
-nothing: it keeps the data of each explorer, such as a generator's weights, and its text.
+nothing: explorers and players keep their data, such as a generator's weights, and their text.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from gan_tutorial import live
+from gan_tutorial import live, plotting
 from gan_tutorial.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def execute(path: Path) -> float:
 
 
 def refresh(path: Path) -> bool:
-    """Put the present scripts, style and stills into a notebook's explorers; return if any differ.
+    """Put the present scripts, style and stills into explorers and players; return if any differ.
 
     Cells are not run.
     """
@@ -105,7 +105,7 @@ def refresh(path: Path) -> bool:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             old = output.get("data", {}).get("text/html", "")
-            if (new := live.refreshed(old)) != old:
+            if (new := plotting.refreshed(live.refreshed(old))) != old:
                 output.data["text/html"] = new
                 changed = True
     if changed:
