@@ -459,7 +459,7 @@ def evaluator(
     if name not in data.NAMES and not Path(name).is_dir():
         advice = f"give --data with a folder or {DATASETS}"
         raise data.DataError(f"there is no folder {name!r}; {advice}")
-    fitting = {"root": root, "download": download, "verbose": False}  # the table alone
+    fitting = {"root": root, "download": download, "verbose": False}  # only the table is printed
     trained = name in CLASSIFIERS and shape == (1, 28, 28)
     if not trained:
         fitting |= {"size": shape[-1], "channels": shape[0]}

@@ -45,8 +45,8 @@ def save(state: TrainState, path: str | Path, settings: Mapping) -> None:
     Args:
         state: what to save.
         path: where to; by convention it ends in ``.safetensors``.
-        settings: plain values (whatever JSON holds), returned by ``read_settings``. From
-            ``recipe``, the ``asdict`` of a ``Recipe``, ``load_generator`` builds G.
+        settings: plain values (whatever JSON holds), returned by ``read_settings``.
+            ``load_generator`` builds G from ``recipe``, the ``asdict`` of a ``Recipe``.
 
     Raises:
         CheckpointError: a weight is NaN or infinite, or the settings are not plain values.
@@ -100,7 +100,7 @@ def _write(path: str | Path, header: Mapping, tensors: Mapping[str, Tensor]) -> 
 def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a safetensors file: the same ones for the same content.
 
-    The library writes the metadata in any order; here the header is sorted.
+    The library writes the metadata in no fixed order; here the header is sorted.
     """
     content = to_bytes(tensors, metadata)
     length, header = _header(content)
@@ -384,7 +384,7 @@ class Run:
             save(self.state, self.folder / self.BEST, self.settings | {"validation_fd": distance})
 
     def save_samples(self) -> None:
-        """Write 64 samples of the averaged generator as samples-STEP.png, from the same z."""
+        """Write 64 samples of G's average, always from the same z, as samples-STEP.png."""
         samples = sampling.generate(self.state.G_ema, 64, self.recipe.seed)
         plotting.save_grid(samples, self.folder / f"samples-{self.state.step:06d}.png")
 

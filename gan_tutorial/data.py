@@ -125,8 +125,8 @@ class ImageSet:
         """Return int64 labels (count,) of images drawn at random, none twice before all are drawn.
 
         These are for judging a conditional generator, which learnt each class as often as it occurs
-        here. The images of ``metrics.Evaluator``'s floor are drawn this way too, up to their
-        number; with equal or exact class shares even real images do not score one floor.
+        here. The images of ``metrics.Evaluator``'s floor are drawn this way too, as long as
+        there are enough; with equal or exact class shares even real images do not score one floor.
         """
         rng = torch.Generator().manual_seed(seed)
         rounds = -(-count // len(self))
@@ -257,8 +257,8 @@ def load_images(
             bar if it takes long.
 
     Raises:
-        DataError: an unknown name, missing or damaged files; or a folder without images, of a run,
-            with images beside its classes, or with more images than fit into memory.
+        DataError: an unknown name, missing or damaged files; or a folder that has no images, is a
+            run's, has images beside its classes, or has more images than fit into memory.
         ValueError: another argument is out of range.
     """
     checks.require_choice("split", split, SPLITS)
@@ -445,7 +445,7 @@ def _fingerprint(images: ImageSet) -> str:
 
 
 def listed(items: Sequence[str], most: int) -> str:
-    """Return items with commas, and how many more there are than ``most``."""
+    """Return up to ``most`` items, comma-separated, and how many more there are."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return ", ".join([*items[:most], *more])
 

@@ -213,10 +213,10 @@ class Evaluator:
 
     Scores depend on how many images, N, are judged, so each is given beside its floor: the score
     of as many real images, averaged over random draws from the training images, ``DRAWS`` for FD,
-    three for the others. If N exceeds their number, all are drawn, and only FD's floor is
-    extrapolated, roughly, in proportion to 1/N + 1/M for M held-out images. The draws have
-    random class shares, so images with exactly those of the held-out set can score below 1. The
-    scores are not FID and KID, which rest on Inception's features.
+    three for the others. If N exceeds the number of training images, all are drawn, and
+    only FD's floor is extrapolated, roughly, in proportion to 1/N + 1/M for M held-out images. The
+    draws have random class shares, so images with exactly the held-out set's shares can score
+    below 1. The scores are not FID and KID, which rest on Inception's features.
 
     Args:
         name: a bundled set, ``digits`` or ``fashion``, or another set with a bundled classifier.
@@ -369,8 +369,8 @@ class FlowerReport:
     """How generated flowers compare with the formula by which real ones are drawn.
 
     Attributes:
-        error: of each sample, the root mean square difference from the flower that it is measured
-            as, in grey levels out of 255, (N,).
+        error: of each sample, the root mean square difference from the flower drawn from its
+            measured factors, in grey levels out of 255, (N,).
         asked: share of samples with the number of petals asked for.
         covered: of the 72 kinds, 6 numbers of petals by 12 ranges of hue, how many have a sample
             with an error below ``FLOWER_LIMIT``.

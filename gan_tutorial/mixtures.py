@@ -149,7 +149,7 @@ def _draw(chosen: Flowers, side: int) -> Tensor:
 
     Seen from the centre, the petals reach to R = size · (NOTCH + (1 - NOTCH) · |cos(ψ / 2)|), where
     ψ makes one turn per petal. To first order the distance of a point from that edge is its
-    excess of radius over √(1 + (R' / radius)²). The petal fades over one pixel across the edge.
+    excess radius divided by √(1 + (R' / radius)²). The petal fades over one pixel across the edge.
     """
     pixel = 2 / side
     petals, hue, size, background, angle = (

@@ -105,7 +105,7 @@ def read(content: bytes) -> Picture:
             decompression bombs, or has 32-bit values, on which viewers differ.
     """
     try:
-        with warnings.catch_warnings():  # of a colour or a tag that Pillow makes the best of
+        with warnings.catch_warnings():  # about a colour or a tag that Pillow copes with
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=OPENED) as image:
                 animated = image.format != "MPO" and getattr(image, "is_animated", False)

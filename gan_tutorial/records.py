@@ -2,8 +2,7 @@
 
 A record says on which machine, with which versions and when it was measured, so that a chapter can
 show results that take longer than the minute it has, and say where they come from. There is also
-a rule for comparing unpaired runs: one exact test, two-sided; and one correction for several
-tests.
+a rule for comparing unpaired runs: an exact two-sided test, and a correction for several tests.
 """
 
 import itertools
@@ -75,7 +74,7 @@ def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Return Holm's corrected p-values of several tests, from smallest to largest.
 
-    Those below a level, such as 0.05, contain a false alarm with at most that chance
+    The chance of any false alarm below a level, such as 0.05, is at most that level
     (Holm, "A simple sequentially rejective multiple test procedure", 1979).
     """
     corrected, largest = {}, 0.0

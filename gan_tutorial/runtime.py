@@ -49,7 +49,7 @@ def step_rng(seed: int, step: int, device: str | torch.device = "cpu") -> torch.
 def seeded(seed: int) -> Iterator[None]:
     """Seed PyTorch's global random generator in the block, and restore it afterwards."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else None
-    with torch.random.fork_rng(gpus):  # named, or it warns where there are several
+    with torch.random.fork_rng(gpus):  # listed, or it warns where there are several
         torch.manual_seed(seed)
         yield
 

@@ -66,7 +66,7 @@ def labels(G: nn.Module, count: int, label: int | None = None) -> Tensor | None:
 def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
     """Return G's samples (N, *shape), on the CPU, for z (N, latent_dim) and labels (N,).
 
-    G is put into evaluation mode meanwhile, so that a sample depends on its own z alone.
+    G is temporarily put into evaluation mode, so that a sample depends on its own z alone.
 
     Raises:
         ValueError: a sample is not finite.

@@ -35,8 +35,8 @@ class TrainConfig:
         batch_size: real samples in a step, and as many generated ones.
         lr_G, lr_D: Adam's learning rates.
         lr_end: what both learning rates are multiplied by at the end of the run; they fall linearly
-            from the first step on. 1 for constant ones, at most 1. With less, a run that is
-            extended had lower rates on the way than one of that length from the start.
+            from the first step on. 1, the maximum, keeps them constant. With less, a run
+            extended later has had lower rates than one of that length from the start.
         betas: Adam's decay rates for the moving averages of the gradient and of its square.
         ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
@@ -148,7 +148,7 @@ class TrainState:
         for name in ("opt_G", "opt_D"):
             part = copy.deepcopy(saved[name])  # the optimiser would go on to change ``saved``
             for group in part["param_groups"]:
-                group["fused"] = has_fused_adam(self.device)  # as here, not as where it was saved
+                group["fused"] = has_fused_adam(self.device)  # for this device, not the file's
             getattr(self, name).load_state_dict(part)
         # Fused Adam needs moments with the strides of the weights; those of a file may have others.
         for optimiser in (self.opt_G, self.opt_D):
@@ -402,7 +402,7 @@ def stop_on_nan(
         state: the state that is trained.
         every: steps between two checks, each of which copies the state. Logs in between are passed
             on unchecked; save after checked steps.
-        last: a step to check before its log is passed on, in any case: ``recipe.steps``, to save
+        last: a step that is always checked before its log is passed on: ``recipe.steps``, to save
             there. Without it the last steps are checked once ``logs`` ends.
 
     Raises:

@@ -42,7 +42,7 @@ def device(request) -> torch.device:
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    """Only algorithms that give the same bits each time; else a GPU adds up in any order."""
+    """Only algorithms that give the same bits each time; else a GPU adds in no fixed order."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -65,7 +65,7 @@ def held_out_digits() -> data.ImageSet:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
-    """One Chromium for all tests; its event loop runs in this thread, so a test's own cannot."""
+    """One Chromium for all tests; its event loop runs in this thread, so tests can run no other."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("CI needs a browser: install Debian's package chromium")

@@ -37,7 +37,7 @@ class Graph(TorchDispatchMode):
         } | options
         for argument in operator._schema.arguments:
             written = argument.alias_info is not None and argument.alias_info.is_write
-            if written or argument.name.startswith("running_"):  # BatchNorm's, which it hides
+            if written or argument.name.startswith("running_"):  # BatchNorm hides these writes
                 self.before += [(x, x.clone()) for x in tensors(named.get(argument.name))]
         result = operator(*arguments, **options)
         self.calls.append((operator, arguments, options, tensors(result)))
@@ -64,7 +64,7 @@ def tensors(value: object) -> list[torch.Tensor]:
 
 
 class Stream:
-    """A stream of a CPU, where everything happens at once."""
+    """A stream of a CPU, where everything happens immediately."""
 
     def wait_stream(self, other: "Stream") -> None:
         pass

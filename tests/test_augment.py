@@ -108,7 +108,7 @@ def test_the_same_generator_gives_the_same_change(device):
 
 
 def test_gradients_reach_the_generator_and_augmentation_changes_the_training(pictures, device):
-    """The same two steps give other weights of both networks with and without augmentation."""
+    """The same two steps give both networks different weights with and without augmentation."""
     states = {}
     for policy in ((), augment.POLICY):
         config = training.TrainConfig(steps=2, batch_size=8, augment=policy)

@@ -1,8 +1,8 @@
 """Bad inputs are refused at a boundary: the documented error, in one line that says what to do.
 
-The boundaries here are files and folders, settings, the first batch of a training, checkpoints, and
+The boundaries here are files and folders, settings, the first training batch, checkpoints, and
 the numbers and pictures that the command line passes on. Inside, PyTorch's own errors are enough.
-Each table has rows of a call, which gets an empty folder, a part of its message, and the kind of
+Each row of a table has a call, which gets an empty folder; a part of its message; and the kind of
 the error if it is not ValueError.
 """
 

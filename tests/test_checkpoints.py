@@ -106,7 +106,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, network, obj
 
 
 def test_equal_runs_give_equal_files(saved, tmp_path):
-    """The library writes the entries of a header in another order each time."""
+    """The library writes the entries of a header in a different order each time."""
     state, path = saved
     settings = {"recipe": {}, "note": "six steps"}
     tensors, metadata = {"w": torch.zeros(2)}, {str(i): "" for i in range(9)}
@@ -218,7 +218,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
 
 def _save_without_end(path, stop):
-    """Save one state over another, as a training does; the target of a process."""
+    """Save one state over another, as a training run does; the target of a process."""
     torch.set_num_threads(1)
     state = SMALL.init()
     while not stop.is_set():
@@ -325,7 +325,7 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
         while kill % 4 and not (
             checkpoint.exists() and checkpoints.read_settings(checkpoint)["step"] > before
         ):
-            time.sleep(0.005)  # three times of four it is killed after a step, else at any time
+            time.sleep(0.005)  # three times in four it is killed after a step, else at any time
             assert process.exitcode is None
         if kill % 4 == 1:
             while not partial.exists() and process.exitcode is None:
@@ -471,7 +471,7 @@ def test_a_folder_with_the_name_of_a_bundled_pair_hides_it_only_if_it_is_a_run(
 ):
     bundled, here = checkpoints.find("digits"), Path("digits", CHECKPOINT)
     monkeypatch.chdir(tmp_path)
-    here.parent.mkdir()  # of images; train --data digits does not take them either
+    here.parent.mkdir()  # a folder of images, which train --data digits does not take either
     assert checkpoints.find("digits") == bundled
     assert checkpoints.find("./digits") == here
     here.touch()

@@ -1,8 +1,8 @@
-"""What chapters claim of stored records: it holds, and no longer when two arms change places.
+"""What chapters claim of stored records holds, and fails when two arms are exchanged.
 
 An assertion that cannot fail says nothing. Here the cells that read a record and assert something
-of it run with the record, when they pass, and with two of its arms exchanged. Then every assertion
-that carries the claim must fail, without help from the others.
+of it run with the record, and pass; then with two of its arms exchanged, and every assertion that
+carries the claim must fail, without help from the others.
 """
 
 import ast
@@ -60,8 +60,8 @@ def of_recipe(name):
 
 
 CLAIMS = {
-    # notebook, record, how the cells that are run can be told, the two arms to exchange, and the
-    # assertions that carry the claim of the name, one or more
+    # notebook, record, what marks the cells that are run, the two arms to exchange, and the
+    # assertions that carry the claim in the name, one or more
     "convolutions divide FD by more than ten": (
         "improve/recipe", "recipe", RECIPE, of_recipe("article's MLP"), of_recipe("convolutions"),
         "median[mlp] > 10 * median[conv]",
@@ -249,7 +249,7 @@ CLAIMS = {
 
 
 def exchange(record, one, other):
-    """Exchange what stands at two paths of a record; EACH is every place of a list, in both."""
+    """Exchange the values at two paths of a record; EACH is every place of a list, in both."""
     if EACH in one:
         place = one.index(EACH)
         for number in range(len(reduce(lambda part, key: part[key], one[:place], record))):
@@ -288,7 +288,7 @@ def alone(sources, text):
 
 def run(sources, record):
     """Run cells one after the other."""
-    names = {"record": record, "floor": 1.0, "last": math.inf}  # of what is not run
+    names = {"record": record, "floor": 1.0, "last": math.inf}  # from cells that are not run
     for source in sources:
         exec(source, names)
 

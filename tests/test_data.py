@@ -123,7 +123,7 @@ def test_a_batch_consists_of_images_of_the_set_with_their_labels(pictures, devic
     images, labels = pictures.to(device).batch(400, runtime.step_rng(0, 0, device))
     assert images.device.type == labels.device.type == device.type
     assert images.shape == (400, 1, 8, 8)
-    pixels = data.to_bytes(images.cpu())  # as a GPU divides with another last bit
+    pixels = data.to_bytes(images.cpu())  # as a GPU's division differs in the last bit
     indices = pixels[:, 0, 0, 0].long()
     assert torch.equal(pixels, pictures.pixels[indices])
     torch.testing.assert_close(images.cpu(), pictures.images[indices], rtol=0, atol=1e-6)
@@ -339,7 +339,7 @@ def test_images_are_found_by_all_their_usual_endings(tmp_path, ending):
 
 
 def test_images_are_read_as_viewers_show_them(tmp_path):
-    """The details are those of test_pictures.py: here, that turning comes before the square."""
+    """The details are in test_pictures.py; here, that turning comes before cropping to a square."""
     picture = np.zeros((10, 30), np.uint8)
     picture[:, :10] = 255  # after a turn to the right, the upper third
     exif = Image.Exif()
@@ -429,7 +429,7 @@ def test_the_fingerprint_of_a_named_set_depends_neither_on_size_nor_on_the_machi
 def test_a_folder_behind_the_name_of_a_set_is_mentioned(tmp_path, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flowers").mkdir()
-    (tmp_path / "flowers" / "checkpoint.safetensors").touch()  # a run called flowers is none
+    (tmp_path / "flowers" / "checkpoint.safetensors").touch()  # a run is not mentioned
     assert data.load_images("flowers", "test", size=8).name == "flowers"
     assert not recwarn
     (tmp_path / "flowers" / "checkpoint.safetensors").unlink()

@@ -47,7 +47,7 @@ def test_replacing_overwrites_the_temporary_file_of_a_killed_process(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileNotFoundError):  # the killed writer; here to close its block
+    with pytest.raises(FileNotFoundError):  # only to close the killed writer's block
         block.__exit__(None, None, None)
 
 
@@ -84,7 +84,7 @@ def test_replacing_refuses_what_is_no_ordinary_file(tmp_path):
     [("ascii", rb"28\xd728 \u03b3 \udcff"), ("utf-8", "28×28 γ ".encode() + rb"\udcff")],
 )
 def test_any_text_can_be_printed(encoding, printed, monkeypatch):
-    """Also the name of a file that is no UTF-8, which Python reads with a lone surrogate."""
+    """Even a file name that is not UTF-8, which Python reads with a lone surrogate."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
     with pytest.raises(UnicodeEncodeError):

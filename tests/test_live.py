@@ -675,7 +675,7 @@ def test_measures_of_sounds_are_those_of_the_package(numbers):
     power = np.abs(np.fft.rfft(waves[:, 0].numpy() * np.hanning(1025)[:-1]))[:, :-1] ** 2
     expected = 10 * np.log10(power / power.max(1, keepdims=True) + 1e-9)
     np.testing.assert_allclose(spectra, expected, atol=0.01)
-    smooth = scipy.signal.resample(x[0], 4096)[400:-400]  # but at its ends, which wrap around
+    smooth = scipy.signal.resample(x[0], 4096)[400:-400]  # except its ends, which wrap around
     np.testing.assert_allclose(finer[400:-400], smooth, atol=0.02)
     np.testing.assert_allclose(finer[::4], x[0], atol=1e-12)
 
@@ -1179,7 +1179,7 @@ def test_points_are_drawn_by_touch(phone):
 
 
 def swipe_up(page: Page, x: float, y: float) -> None:
-    """Move a finger up by 80 pixels, beginning there."""
+    """Move a finger up by 80 pixels, starting at (x, y)."""
     at, touch = {"x": x, "y": y}, page.context.new_cdp_session(page).send
     touch("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
     for _ in range(8):

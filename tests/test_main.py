@@ -41,7 +41,7 @@ from gan_tutorial.ship.serving.model import OnnxGenerator
 
 CHECKPOINT = checkpoints.Run.CHECKPOINT
 SMALL = "--width 4 --latent-dim 8 --batch-size 8 --device cpu --save-every 5 --sample-every 10"
-SMALL += " --lr-end 1"  # a run that is made longer has the rates of one that was as long at once
+SMALL += " --lr-end 1"  # an extended run has the rates of one that long from the start
 
 
 def run(command):
@@ -333,7 +333,7 @@ def test_the_announced_time_is_that_of_ten_steps_after_the_first_five(monkeypatc
 
 
 def test_a_run_on_ones_own_images_is_judged(tmp_path, capsys):
-    """By the features of an untrained network, of any size, in colour, with or without classes."""
+    """Of any size, in colour, with or without classes; by the features of an untrained network."""
     folder, rng = tmp_path / "own", np.random.default_rng(0)
     folder.mkdir()
     for index, pixels in enumerate(rng.integers(0, 256, (325, 8, 8, 3), dtype=np.uint8)):
@@ -755,7 +755,7 @@ def test_divergence_ends_in_one_line_and_keeps_a_good_state(sample_every, tmp_pa
 
 
 def test_what_is_kept_after_a_divergence_has_statistics_of_its_own(tmp_path, monkeypatch):
-    """As all that a run writes: the average's BatchNorm has not those of G."""
+    """Like all that a run writes: the average's BatchNorm does not have those of G."""
     one_step = training.one_step
 
     def diverging(state, *others):
@@ -838,7 +838,7 @@ def test_a_resumed_run_does_not_need_what_it_started_from(tmp_path):
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
-    """The lock ends with the process that holds it, also if that is killed."""
+    """The lock ends with the process that holds it, even if that is killed."""
     command = f"train --out {tmp_path}/a --resume --steps 100000 {SMALL}"
     first = process(command)
     while not (tmp_path / "a" / CHECKPOINT).exists():
@@ -865,7 +865,7 @@ def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
 
 
 def test_a_machine_without_home_and_utf8_will_do(tmp_path, monkeypatch, capsys):
-    """A home that cannot be written, an encoding without ×, a name that is no UTF-8."""
+    """A home that cannot be written, an encoding without ×, a name that is not UTF-8."""
     names = {name: os.fsdecode(os.fsencode(tmp_path / name) + b" \xff") for name in "abc"}
     odd = {"HOME": "/dev/null", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     started = process(

@@ -316,8 +316,8 @@ def test_real_images_are_at_one_floor_for_any_count(evaluator, count):
 
 
 def test_the_floor_of_more_images_than_there_are_is_extrapolated(evaluator):
-    """Pretend that half of the images is all: the floor of twice as many is known, and the rule is
-    nearer to it than the floor of the half."""
+    """Pretend that half of the images are all there are: the floor of twice as many is known, and
+    the rule is nearer to it than the half's floor."""
     half = data.load_images("digits").subset(slice(4000))
     few = metrics.Evaluator("digits", train=half)
     known, extrapolated = evaluator.floor(8000).mean, few.floor(8000).mean

@@ -15,7 +15,7 @@ FIRST = "# A chapter\n\nIt says what it is for.\n\n**Run time**: about 0 s on tw
 
 
 def load(file: str) -> ModuleType:
-    """Import a file that is no module of the package."""
+    """Import a file that is not a module of the package."""
     specification = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

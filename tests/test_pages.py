@@ -140,7 +140,7 @@ def unfold(page: Page, theme: str) -> None:
 def mark_repeats(page: Page) -> None:
     """Give each element that has the colours of an earlier one the attribute data-repeats.
 
-    Such are the thousands of words of code: tags, classes and styles are the same, all the way up.
+    Thousands of words of code get it: tags, classes and styles are the same, all the way up.
     """
     page.evaluate(
         """() => {
@@ -163,9 +163,9 @@ def mark_repeats(page: Page) -> None:
 
 
 def violations(page: Page, theme: str, *, colours: bool) -> list[str]:
-    """Return axe-core's serious and critical findings in a theme: of the contrast, or all others.
+    """Return axe-core's serious and critical findings in a theme: on contrast, or all others.
 
-    The contrast takes five times as long as all else, so repeated looks are judged once.
+    Contrast takes five times as long as all else, so repeated styles are judged once.
     """
     unfold(page, theme)
     mark_repeats(page)
@@ -279,7 +279,7 @@ def test_is_accessible_narrow(narrow: Visit) -> None:
 
 
 def test_the_checks_find_pale_text_and_a_button_without_a_name(browser: Browser, site: str) -> None:
-    """Controls: two faults put last in a page, and a colour that words of code share."""
+    """Controls: two faults added at a page's end, and a colour that words of code share."""
     context = browser.new_context(viewport=WIDE, color_scheme="light")
     page = visit(context, f"{site}/{PAGES[1]}.html", PAGES[1]).page
     page.evaluate(

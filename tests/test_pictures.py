@@ -55,7 +55,7 @@ def tiff(bits, kind, pixel, photometric=1, samples=1, extra=()):
     tags = {256: SIDE, 257: SIDE, 259: 1, 262: photometric, 277: samples, 278: SIDE, **dict(extra)}
     entries = {tag: (3, 1, value) for tag, value in tags.items()}
     entries |= {273: (4, 1, 64), 279: (4, 1, len(strip))}
-    short = samples <= 2  # then the values stand in the entry itself
+    short = samples <= 2  # then the values are in the entry itself
     for tag, values, place in ((258, bits, 8), (339, kind, 8 + 2 * samples)):
         inside = values | (values << 16 if samples == 2 else 0)
         entries[tag] = (3, samples, inside if short else place)
@@ -108,7 +108,7 @@ def test_every_mode_is_shown_in_every_format_that_holds_it(mode):
             continue  # this format has no such mode, or Pillow cannot read what it wrote
         left, right = corners(content)
         black_or_white = mode.startswith("I;16") and kind in ("AVIF", "GIF", "WEBP")
-        if not black_or_white:  # Pillow has cut off the values already as it wrote them
+        if not black_or_white:  # Pillow already clipped the values when it wrote them
             assert close(left, MODES[mode], 12), (kind, left)
             assert close(right, WHITE, 3), (kind, right)
             tried.append(kind)
@@ -241,7 +241,7 @@ def test_a_profile_that_does_not_fit_counts_for_nothing(given):
     for image in (halves(), halves("CMYK"), halves("L")):
         expected = GREY if image.mode == "L" else RED
         assert close(corners(encoded(image, "TIFF", icc_profile=given)), [expected, WHITE], 1)
-    grey = encoded(halves("L"), "TIFF", icc_profile=profile())  # of colour
+    grey = encoded(halves("L"), "TIFF", icc_profile=profile())  # for colour
     assert close(corners(grey), [GREY, WHITE], 1)
 
 
@@ -294,7 +294,7 @@ def test_what_viewers_do_not_show_alike_is_refused(name):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_damaged_file_is_shown_or_refused(kind):
-    """Whatever byte is wrong: no other error, no warning of Pillow."""
+    """Whichever byte is wrong: no other error, no warning from Pillow."""
     rng, whole = random.Random(0), encoded(halves(), kind)
     refused = 0
     for _ in range(60):

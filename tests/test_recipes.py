@@ -108,7 +108,7 @@ def test_a_recipe_survives_json(name):
 
 
 def test_equal_rates_without_momentum_find_every_mode_of_the_ring():
-    recipe = replace(  # one entry of benchmarks/plane.py, where five seeds of five find them
+    recipe = replace(  # one entry of benchmarks/plane.py, where all five seeds find them
         recipes.preset("plane"),
         objective="non_saturating",
         steps=1000,

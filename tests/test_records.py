@@ -66,7 +66,7 @@ def test_the_p_value_counts_hands_in_both_directions():
 def test_ties_are_counted_whatever_the_rounding(seed):
     powers = torch.randint(5, (9,), generator=torch.Generator().manual_seed(seed)).tolist()
 
-    def difference(group):  # in whole numbers: 20 times that of the means of the powers
+    def difference(group):  # in integers: 20 times the difference of the means of the powers
         chosen = sum(powers[i] for i in group)
         return abs(5 * chosen - 4 * (sum(powers) - chosen))
 
@@ -85,7 +85,7 @@ def test_chance_alone_is_below_a_level_as_often_as_the_level_says():
 
 def test_holm_corrects_for_the_number_of_tests():
     assert records.holm({"a": 0.02, "b": 0.3, "c": 0.04}) == {"a": 0.06, "c": 0.08, "b": 0.3}
-    assert records.holm({"a": 0.5, "b": 0.6}) == {"a": 1, "b": 1}  # none above 1, none falls back
+    assert records.holm({"a": 0.5, "b": 0.6}) == {"a": 1, "b": 1}  # capped at 1, never falling
     assert records.holm({1: 0.03}) == {1: 0.03}
 
 

@@ -81,7 +81,7 @@ def test_the_core_imports_neither_beyond_nor_ship(module):
 
 
 def loads_pytorch(module: str) -> bool:
-    """Return whether a new process that imports a module, and what it imports, has PyTorch."""
+    """Return whether importing a module, and what it imports, loads PyTorch in a new process."""
     program = f"import gan_tutorial.{module}, sys; print('torch' in sys.modules)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

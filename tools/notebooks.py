@@ -96,7 +96,7 @@ def execute(path: Path) -> float:
 
 
 def refresh(path: Path) -> bool:
-    """Put the present scripts, style and stills into explorers and players; return if any differ.
+    """Put the present scripts, style and stills into explorers and players; say whether any differ.
 
     Cells are not run.
     """
@@ -115,13 +115,13 @@ def refresh(path: Path) -> bool:
 
 
 def run(notebook: NotebookNode, programs: Path = BOOK) -> float:
-    """Run all cells, in an empty temporary folder; return the seconds, kernel's start included.
+    """Run all cells, in an empty temporary folder; return the seconds, kernel start included.
 
     The cells can import the programs of the folder ``programs``, as if they ran there.
     """
     paths = [str(programs.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     # The kernel inherits GOMP_SPINCOUNT, which gan_tutorial has set, as in `make lab`.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # before a kernel in the home folder
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # over a kernel in the home folder
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
@@ -147,7 +147,7 @@ def tidy(notebook: NotebookNode) -> None:
     """Remove what differs between runs: timings, kernel names, progress bars, live widgets.
 
     Raises:
-        NotebookError: a cell wrote something else than a progress bar to the error stream.
+        NotebookError: a cell wrote something other than a progress bar to the error stream.
     """
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -3,7 +3,7 @@
     python tools/stills.py              all of them
     python tools/stills.py game dirac   only these
 
-For ``cover`` it also packs the bundled generator into live/cover.json, once that was trained anew.
+For ``cover`` it also packs the bundled generator into live/cover.json, in case it was retrained.
 It needs Chromium and Playwright, as the tests do.
 """
 

@@ -41,7 +41,7 @@ def enlarge_by_rule(small: Tensor, rule: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images, each with its small version, drawn together: what the loop takes in place of labels.
+    """Images, each drawn with its small version, which the loop takes in place of a label.
 
     Attributes:
         large: the images.
@@ -235,7 +235,7 @@ def recalibrate_batchnorm(
     batch_size: int = 100,
     seed: int = 10_000,
 ) -> nn.Module:
-    """Return a copy of G with BatchNorm statistics of what it makes of small images of ``pairs``.
+    """Return a copy of G with BatchNorm statistics from its answers to small images of ``pairs``.
 
     An average of weights needs it; see ``sampling.recalibrate_batchnorm``.
 

@@ -3,7 +3,7 @@
 At time 0 a point is noise z from N(0, I), at time 1 it is an example x, and in between it is x_t =
 (1 - t) z + t x, which moves with the velocity x - z. Many such paths cross at a point; a network
 learns the mean of their velocities there, by least squares. To draw, start at noise and follow the
-network. In a single step that is a generator like any other, which a discriminator may train on.
+network. In one step that is a generator like any other, which a discriminator may train further.
 
 Lipman et al. 2023 (with their smallest standard deviation 0) and Liu et al. 2023.
 """
@@ -60,8 +60,8 @@ def integrate(
 
     Args:
         velocity: called with points (N, …) and times (N,), returns (N, …).
-        method: ``euler``, one call and an error of the order of 1 / steps; or ``heun``, two calls
-            and 1 / steps² (the last step asks for the velocity at time 1 too).
+        method: ``euler``, one call per step and an error of the order of 1 / steps; or ``heun``,
+            two calls and 1 / steps² (the last step asks for the velocity at time 1 too).
 
     Raises:
         ValueError: there is no such method.
@@ -126,8 +126,8 @@ class Block(nn.Module):
 class VelocityNet(nn.Module):
     """The velocity of images at a time: a small U-Net (Ronneberger et al. 2015).
 
-    It halves the side twice, as D begins, and doubles it twice, as G ends. Its features at S/2 on
-    the way down are added on the way up.
+    It halves the side twice, like D's start, and doubles it twice, like G's end. Its features at
+    S/2 on the way down are added on the way up.
 
     Args:
         shape: (C, S, S), with S a multiple of 4.

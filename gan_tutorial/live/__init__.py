@@ -180,7 +180,7 @@ def dirac() -> Explorer:
 
 
 def cover() -> Explorer:
-    """Return the map of z on the cover, over which ten digits change; its generator is bundled.
+    """Return the cover's map of z: moving over it changes ten digits; its generator is bundled.
 
     ``cover.json`` holds the generator and two directions, so that the pages are built without
     PyTorch; ``tools/stills.py`` writes it.

@@ -49,10 +49,10 @@ KINDS = {
 
 @torch.no_grad()
 def fold(G: Generator) -> list[Layer]:
-    """Return the layers of a generator without BatchNorm and embedding, on the CPU in float64.
+    """Return a generator's layers with BatchNorm and embedding folded in, on the CPU in float64.
 
-    ReLU is between them, tanh after the last. The sum of the first layer's bias and the columns
-    for the label, times the label's embedding, is a bias for each class.
+    ReLU is between them, tanh after the last. The first layer's bias, plus its columns for the
+    label times the label's embedding, is a bias for each class.
 
     Args:
         G: with ``layers`` like those of ``MLPGenerator`` or ``ConvGenerator`` for images, or of
@@ -128,7 +128,7 @@ def _explorer(G: Generator, name: str, title: str, hint: str, alt: str, **data: 
 
 
 def latent(G: Generator) -> Explorer:
-    """Return a walk between two latent vectors, and samples within a limit, of G.
+    """Return a walk between two latent vectors of G, and samples with z within a limit.
 
     Args:
         G: a generator of square grey images.

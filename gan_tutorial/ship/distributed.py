@@ -3,7 +3,7 @@
 ``torchrun --nproc-per-node 2 -m gan_tutorial train …`` starts the ranks. ``train`` is the loop of
 ``training.train`` with the communication in view. Every rank draws the whole batch and keeps its
 own rows, the same ones for real and generated samples, so pairs and packs stay together. Losses and
-penalties are means over samples, so the mean of the ranks' gradients is that of one process.
+penalties are means over samples, so the mean of the ranks' gradients equals a single process's.
 BatchNorm also depends on the whole batch, so the ranks add up its statistics.
 """
 
@@ -150,10 +150,10 @@ class Ranks:
 
 
 def train(state: TrainState, data: Data, recipe: TrainConfig, ranks: Ranks) -> Iterator[Log]:
-    """Train as ``training.train``, inside ``process_group``; yield means over all ranks.
+    """Train like ``training.train``, inside ``process_group``; yield means over all ranks.
 
     Args:
-        state, data, recipe: the same on every rank; the batch is that of all together.
+        state, data, recipe: the same on every rank; the batch size is for all ranks together.
         ranks: this process among the others.
     """
     data = prepare(state, data, recipe)

@@ -55,7 +55,7 @@ CASES = {
     "BatchNorm in D, under a penalty": Case(replace(CONV, r1=0.1), batchnorm_in_d=True, idle=True),
 }
 FLOAT32 = [name for name, case in CASES.items() if not case.idle]
-SENSITIVE = "R1 and R2, all at once"  # also here the smallest gradients are mostly rounding
+SENSITIVE = "R1 and R2, all at once"  # here, too, the smallest gradients are mostly rounding
 
 
 @dataclass(frozen=True)

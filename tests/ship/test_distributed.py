@@ -73,7 +73,7 @@ class Torchrun:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What each of two ranks found: all runs of distributed_cases, in one start."""
+    """What each of two ranks found in all runs of distributed_cases, started once."""
     path = tmp_path_factory.mktemp("cases") / "found"
     with Torchrun(distributed_cases.__file__, path) as started:
         output, _ = started.process.communicate(timeout=PATIENCE)
@@ -106,17 +106,17 @@ def test_two_ranks_equal_one_process_in_single_precision(found, name):
 
 
 class OneHalf(distributed.Ranks):
-    """A process that trains on half of each batch, as a rank that keeps its gradients to itself."""
+    """A process that trains on half of each batch, like a rank keeping its gradients to itself."""
 
     def rows(self, *batches: Tensor) -> tuple[Tensor, ...]:
         return tuple(batch[: len(batch) // 2] for batch in batches)
 
 
 def test_where_rounding_grows_it_stays_far_below_a_mistake(found):
-    """Adam makes a full step of the smallest gradient, also of one that is mostly rounding.
+    """Adam makes a full step of the smallest gradient, even of one that is mostly rounding.
 
     In this case one process differs from itself, with the rows of each batch in another order, by
-    2e-5 to 5e-3 of how far the weights moved (single weights by 1e-6 to 8e-4; eight orders).
+    2e-5 to 5e-3 of how far the weights moved (single weights by 1e-6 to 8e-4; eight such orders).
     """
     case = distributed_cases.CASES[distributed_cases.SENSITIVE]
     start = distributed_cases.init(case)

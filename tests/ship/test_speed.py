@@ -1,4 +1,4 @@
-"""Each speedup keeps the result: to the bit, up to rounding, or not, and it is known why."""
+"""Each speedup keeps the result to the bit, up to rounding, or not, for a known reason."""
 
 import itertools
 import shutil

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
-        for name, least in (("port", 0), ("metrics_port", 1)):  # a free one would not be printed
+        for name, least in (("port", 0), ("metrics_port", 1)):  # a free metrics port is not printed
             port = getattr(options, name)
             if port is not None and not least <= port < 2**16:
                 raise ValueError(f"--{name} must be a port, but is {port}")

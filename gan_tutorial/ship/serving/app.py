@@ -151,10 +151,10 @@ class Service:
         return {"status": "alive"}
 
     async def readyz(self) -> dict:
-        """Report whether to send requests: until it is stopping, even while the queue is full.
+        """Report whether to send requests: yes until it is stopping, even while the queue is full.
 
-        A full queue refuses requests one by one. If it were not ready, other replicas would get
-        its load.
+        A full queue refuses requests one by one. If that made the service not ready, other replicas
+        would get its load.
         """
         if self.state.stopping:
             raise HTTPException(503, "stopping")

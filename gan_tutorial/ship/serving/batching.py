@@ -22,7 +22,7 @@ class _Job:
 class Batcher:
     """Combines concurrent calls of a batched function into larger batches.
 
-    A batch is computed in a separate thread; the calls that arrive meanwhile are the next one. No
+    A batch is computed in a separate thread; the calls that arrive meanwhile form the next one. No
     timer is needed: a single request never waits for others, and batches grow with the load.
 
     Args:

@@ -26,8 +26,8 @@ LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\
 class BoundedProtocol(H11Protocol):
     """A connection that cannot be held open: uvicorn bounds only silence after a response.
 
-    - The headers of a request are complete ``limits.seconds`` after the connection was opened or
-      the last response was sent; and the whole response is sent within three times as long.
+    - The headers of a request must be complete within ``limits.seconds`` of the connection opening
+      or the last response; and the whole response must be sent within three times as long.
     - Of a body that was refused, at most ``DISCARDED`` bytes are read.
     - If there are more than ``limits.connections``, the one that has waited longest for a complete
       request is closed, so half-sent requests cannot keep others out. If all are

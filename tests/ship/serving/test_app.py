@@ -62,7 +62,7 @@ def test_a_png_holds_the_images_of_the_seed(service, digits_onnx):
     images = generator(z, arrays.labels(6, 10, 7))
     found, expected = pixels(body), arrays.tile(arrays.to_bytes(images))[..., 0]
     assert found.shape == (2 * 30 - 2, 3 * 30 - 2)
-    assert abs(found.astype(int) - expected).max() <= 1  # another order of the sum of the shifts
+    assert abs(found.astype(int) - expected).max() <= 1  # the shifts are summed in another order
 
 
 @pytest.mark.parametrize("options", [{}, {"label": 7}, {"truncation": 1.5}])

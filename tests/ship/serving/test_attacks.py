@@ -39,7 +39,7 @@ def sockets(running: Process) -> int:
 
 @pytest.fixture(scope="module")
 def target(digits_onnx) -> Iterator[Process]:
-    """A service with small limits, whose memory stays and which writes no line of error."""
+    """A service with small limits, whose memory hardly grows and which writes no error."""
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux tells the memory of a process")
     with started(digits_onnx, "--seconds", 1, "--connections", 64) as running:
@@ -51,7 +51,7 @@ def target(digits_onnx) -> Iterator[Process]:
 
 
 def is_closed(connection: socket.socket, send: bytes = b"") -> bytes:
-    """Return what comes until the service closes the connection, sending something meanwhile."""
+    """Keep sending ``send`` until the service closes the connection; return what came."""
     received, end = b"", time.monotonic() + PATIENCE
     connection.settimeout(0.1)
     while time.monotonic() < end:

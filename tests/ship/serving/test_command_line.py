@@ -92,7 +92,7 @@ def internet_sockets(process: int) -> set[tuple[str, int]]:
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux")
 def test_the_service_has_no_socket_but_its_own(digits_onnx):
-    """It asks nobody anything, also no name server."""
+    """It asks nobody anything, not even a name server."""
     with started(digits_onnx) as service:
         assert service.ask(body={})[0] == 200
         for _ in range(100):

@@ -180,4 +180,4 @@ def test_while_stopping_it_is_alive_but_not_ready(digits_onnx):
         assert running.ask("/healthz")[0] == 200
         assert running.ask(body={"count": 1})[0] == 200
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(PATIENCE) == 0  # and not when it has drained
+        assert running.process.wait(PATIENCE) == 0  # at once, not after draining
