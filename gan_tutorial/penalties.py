@@ -1,6 +1,6 @@
 """Gradient penalties that keep the discriminator smooth.
 
-Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,). It
+Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,). Each
 keeps the graph, so that the result can be added to the discriminator's loss. A penalty is a mean
 over samples of a function of one sample's gradient, so D must not mix the samples of a batch: no
 BatchNorm in D.

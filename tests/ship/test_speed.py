@@ -1,4 +1,4 @@
-"""Each speedup keeps the result to the bit, up to rounding, or not, for a known reason."""
+"""Each speedup keeps the result to the bit, or up to rounding, or for a known reason does not."""
 
 import itertools
 import shutil
