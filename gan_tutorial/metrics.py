@@ -393,10 +393,10 @@ def flower_report(images: Tensor, labels: Tensor) -> FlowerReport:
     kinds = (found.petals - mixtures.PETALS.start) * 12 + (found.hue // 30).long()
     asked = (found.petals == labels.cpu() + mixtures.PETALS.start).float().mean().item()
     ranges = {"hue": (0.0, 360.0), "size": mixtures.SIZES, "background": mixtures.BACKGROUNDS}
-    distances = {
-        name: float(kstest(((getattr(found, name) - low) / (high - low)).numpy(), "uniform")[0])
-        for name, (low, high) in ranges.items()
-    }
+    distances = {}
+    for name, (low, high) in ranges.items():
+        scaled = (getattr(found, name) - low) / (high - low)
+        distances[name] = float(kstest(scaled.numpy(), "uniform").statistic)
     return FlowerReport(error, asked, kinds[error < FLOWER_LIMIT].unique().numel(), distances)
 
 
