@@ -2,8 +2,10 @@
 
 After each operation its threads wait for each other. With GCC's OpenMP, which PyTorch for Linux
 uses, they spin up to GOMP_SPINCOUNT times before they sleep: 300,000 by default, 3,000 if
-gan_tutorial is imported before PyTorch. Each speed is that of a new process on the CPU, alone or
-beside endless loops; all settings take turns. Nothing else should run at the same time.
+gan_tutorial is imported before PyTorch. Where glibc's own settings are untouched, gan_tutorial also
+keeps freed memory; MALLOC_ARENA_TEST=8 is a setting's default, and so the control. Each speed is
+that of a new process on the CPU, alone or beside endless loops; all settings take turns. Nothing
+else should run at the same time.
 """
 
 import contextlib
@@ -25,7 +27,10 @@ from tqdm import tqdm
 from gan_tutorial import data, recipes, records, training
 
 CPU = torch.device("cpu")
-SETTINGS = {"1 thread": {"OMP_NUM_THREADS": "1"}} | {
+SETTINGS = {
+    "1 thread": {"OMP_NUM_THREADS": "1"},
+    "1 thread, memory returned": {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_TEST": "8"},
+} | {
     f"2 threads, spin {spin:,}": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": str(spin)}
     for spin in (300_000, 10_000, 3000, 1000, 0)
 }
@@ -62,6 +67,8 @@ def main(
     rates = {name: [[] for _ in range(others + 1)] for name in SETTINGS}
     turns = [(count, name) for _ in range(rounds) for count in range(others + 1) for name in rates]
     for count, name in tqdm(turns, desc="processes"):
+        for variable in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "MALLOC_ARENA_TEST"):
+            os.environ.pop(variable, None)
         os.environ.update(SETTINGS[name])
         with busy(count), ProcessPoolExecutor(1, spawn) as process:
             rates[name][count].append(process.submit(speed, preset, seconds).result())

@@ -4,9 +4,11 @@ import ast
 import importlib
 import inspect
 import os
+import platform
 import re
 import subprocess
 import sys
+import textwrap
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -109,6 +111,27 @@ def test_openmp_reads_how_long_threads_spin(given, read):
     if not found:
         pytest.skip("PyTorch has another OpenMP than GCC's here")
     assert set(found) == {read}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)])
+def test_freed_memory_is_kept_unless_the_user_sets_glibc(given, kept):
+    """Blocks that are freed and allocated again need no new pages: 16 MiB are 4,096."""
+    program = """
+        import resource
+        import gan_tutorial
+        faults = []
+        for _ in range(10):
+            blocks = [bytearray(b"x") * 2**22 for _ in range(4)]
+            del blocks
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        print(faults[-1] - faults[4])
+    """
+    settings = ("MALLOC_", "GLIBC_TUNABLES")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(settings)} | given
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 500) == kept
 
 
 @pytest.mark.parametrize("module", MODULES)
