@@ -200,16 +200,16 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> tupl
     weights = _part(tensors, "G_ema")
     try:
         recipe = Recipe(**settings["recipe"])
-        with torch.device("meta"):  # allocates nothing, whatever a wrong recipe asks for
-            _check_same(recipe.build()[0], weights, "G_ema", path)
-        G, _ = recipe.build()
+        with torch.device("meta"):  # allocates and draws nothing, whatever a wrong recipe asks for
+            G, _ = recipe.build()
+        _check_same(G, weights, "G_ema", path)
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         fault = f"{path} does not say which networks it holds ({reason}); load it with restore"
         raise CheckpointError(fault) from error
-    G.load_state_dict(weights)
+    G.to_empty(device="cpu").load_state_dict(weights)
     return G.to(device).eval().requires_grad_(False), settings
 
 

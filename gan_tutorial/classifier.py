@@ -76,9 +76,10 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     if name not in CLASSIFIERS:
         known = f"only for {', '.join(CLASSIFIERS)}; train one with train_classifier"
         raise data.DataError(f"there is no bundled classifier for {name!r}, {known}")
-    classifier = Classifier()
+    with torch.device("meta"):  # draws no weights
+        classifier = Classifier()
     weights = data.asset(f"{CLASSIFIERS[name]}-classifier.safetensors")
-    classifier.load_state_dict(load_file(weights))
+    classifier.to_empty(device="cpu").load_state_dict(load_file(weights))
     return classifier.to(device).eval()
 
 

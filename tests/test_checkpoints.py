@@ -36,7 +36,9 @@ from gan_tutorial import (
     training,
 )
 from gan_tutorial.__main__ import main
+from gan_tutorial.beyond import audio
 from gan_tutorial.classifier import load_classifier
+from gan_tutorial.ship import export
 
 CHECKPOINT = checkpoints.Run.CHECKPOINT
 SMALL = recipes.Recipe(width=4, latent_dim=8, steps=6, batch_size=8)
@@ -139,6 +141,16 @@ def test_the_averaged_generator_loads_alone(saved):
     assert settings["step"] == 6
     assert not G.training
     assert not any(parameter.requires_grad for parameter in G.parameters())
+
+
+def test_loading_leaves_the_random_numbers_of_the_caller_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    G, settings = checkpoints.load_generator("digits")
+    load_classifier("digits")
+    audio.load_generator()
+    export.to_safetensors(G, tmp_path / "digits.safetensors", settings)
+    export.load_safetensors(tmp_path / "digits.safetensors")
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_checkpoint_without_its_networks_says_so(saved):

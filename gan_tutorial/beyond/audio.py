@@ -278,9 +278,10 @@ def load_generator(device: str | torch.device = "cpu") -> SoundGenerator:
 
     It maps z (N, 32) and labels (N,) to sounds (N, 1, 2048) at 5 kHz.
     """
-    G, _ = speech_networks()
+    with torch.device("meta"):  # draws no weights
+        G, _ = speech_networks()
     weights = load_file(data.asset("speech-gan.safetensors"))  # stored in float16
-    G.load_state_dict(weights)
+    G.to_empty(device="cpu").load_state_dict(weights)
     return G.to(device).eval().requires_grad_(False)
 
 

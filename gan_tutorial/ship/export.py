@@ -122,9 +122,9 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
         card = Card.from_metadata(metadata)
         recipe = Recipe(**card.recipe)
         with torch.device("meta"):  # allocates nothing, whatever a wrong recipe asks for
-            recipe.build()[0].load_state_dict(weights, assign=True)  # refuses other shapes
-        G, _ = recipe.build()
-        G.load_state_dict(weights)
+            G, _ = recipe.build()
+        G.load_state_dict(weights, assign=True)  # refuses other shapes
+        G.float()
     except Exception as error:  # safetensors, JSON, the networks and torch each have their own
         fault = f"{path} is not an exported generator ({error}); export it again"
         raise ExportError(fault) from error
