@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 # Threads wait for each other at the end of each operation. GCC's OpenMP, which PyTorch for Linux
 # uses, lets them spin 300,000 times before they sleep: 4.5 ms on our machine, during which they
 # hold a core that the awaited thread may need if other programs run. 3,000 take 0.05 ms: nearly
-# as fast alone, far less slow beside other programs (benchmarks/busy.py). Read when PyTorch is
-# loaded.
+# as fast alone, nearly twice as fast beside two busy programs (benchmarks/busy.py). Read when
+# PyTorch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # A step of training frees its memory, and the next step allocates the same again. In between, glibc
