@@ -135,7 +135,7 @@ def latent(G: Generator) -> Explorer:
     """
     hint = (
         "Walk from a to b. In the middle of the line z is short, and on average the image is "
-        "paler: try several ends. Then lower the limit c: the samples grow alike and fade to "
+        "fainter: try several ends. Then lower the limit c: the samples grow alike and fade to "
         "black, as their z grow short. Stretch z again, and see what is left of that."
     )
     alt = (
