@@ -64,7 +64,7 @@ def run(mixture: str, recipe: recipes.Recipe, seed: int, pack: int = 1, **change
 def main(
     seeds: Annotated[int, typer.Option(help="Runs of each cell of the table.", min=1)] = 5,
     steps: Annotated[int, typer.Option(help="Steps of each of these runs.", min=1)] = 1000,
-    ring_seeds: Annotated[int, typer.Option(help="Runs of the preset on the ring.", min=1)] = 20,
+    ring_seeds: Annotated[int, typer.Option(help="Runs of the preset on the ring.", min=1)] = 10,
     grid_seeds: Annotated[int, typer.Option(help="Runs of the preset on the grid.", min=1)] = 100,
     plane_steps: Annotated[int, typer.Option(help="Steps of the preset.", min=1)] = PLANE.steps,
     out: Out = records.FOLDER / "plane.json",

@@ -51,7 +51,7 @@ def measure(recipe: recipes.Recipe, steps: int, rounds: int) -> dict:
 
 
 def profile(steps: speed.Loop, count: int = 20) -> dict[str, float]:
-    """Return each operator's share of the processor's time, the largest first."""
+    """Return each operator's share of the calling thread's time, the largest first."""
     for _ in range(3):
         next(steps)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:

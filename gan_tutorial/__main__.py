@@ -403,10 +403,11 @@ def evaluate(
 
     A generator with the classes of the data gets labels of training images, at random. Prints each
     measure next to its floor: what as many real training images score, on average over random
-    draws. For digits and clothing, 28×28 and grey, the features are those of a bundled
-    classifier, which also tells the share of each class. For all other images they are those of a
-    network with random weights: coarser, and comparable for the same images only. FD and KD are
-    not FID and KID, which use other features.
+    draws. (For more samples than training images FD's floor is extrapolated, and the other floors
+    are those of all training images.) For digits and clothing, 28×28 and grey, the features are
+    those of a bundled classifier, which also tells the share of each class. For all other images
+    they are those of a network with random weights: coarser, and comparable for the same images
+    only. FD and KD are not FID and KID, which use other features.
     """
     checks.require_integer(
         "--count", count, FEATURES + 1, most=100_000

@@ -116,8 +116,9 @@ class MLPDiscriminator(Discriminator):
 class Packed(nn.Module):
     """A discriminator that judges ``pack`` samples at a time (PacGAN, Lin et al. 2018, section 3).
 
-    Neighbouring samples of a batch form a pack, and each gets the pack's logit, so the losses stay
-    as they are. Real and generated samples never share a pack if ``pack`` divides the batch size.
+    Neighbouring samples of a batch form a pack with one logit, so the losses are means over packs,
+    and the gradient penalties measure the slope with respect to a whole pack. Real and generated
+    samples never share a pack if ``pack`` divides the batch size.
 
     Args:
         D: a discriminator of samples of shape (pack, *shape), such as ``MLPDiscriminator((pack,
@@ -130,9 +131,9 @@ class Packed(nn.Module):
         self.pack, self.shape = D.shape[0], D.shape[1:]
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return logits (N,) for samples (N, *shape), where N is a multiple of ``pack``."""
+        """Return logits (N / pack,) for samples (N, *shape); N is a multiple of ``pack``."""
         packs = samples.unflatten(0, (-1, self.pack))  # (N / pack, pack, *shape)
-        return self.D(packs).repeat_interleave(self.pack)
+        return self.D(packs)
 
 
 class ConvGenerator(Generator):

@@ -3,7 +3,7 @@
 Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,). Each
 keeps the graph, so that the result can be added to the discriminator's loss. A penalty is a mean
 over samples of a function of one sample's gradient, so D must not mix the samples of a batch: no
-BatchNorm in D.
+BatchNorm in D. (With ``networks.Packed`` a sample is a pack.)
 """
 
 from collections.abc import Callable
@@ -15,10 +15,14 @@ Discriminator = Callable[[Tensor], Tensor]
 
 
 def squared_gradient_norm(D: Discriminator, points: Tensor) -> Tensor:
-    """Return ‖∇D(x)‖² at each point x: (N,) for points (N, …)."""
+    """Return ‖∇D(x)‖² at each point x: (N,) for points (N, …).
+
+    With ``networks.Packed`` x is a pack, so it is (N / pack,).
+    """
     points = points.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(D(points).sum(), points, create_graph=True)
-    return gradient.flatten(1).square().sum(1)
+    logits = D(points)
+    (gradient,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
+    return gradient.reshape(len(logits), -1).square().sum(1)
 
 
 def r1(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:

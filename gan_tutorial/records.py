@@ -44,7 +44,10 @@ def save(record: dict, path: str | Path, device: torch.device) -> dict:
 
 
 def source(record: dict) -> str:
-    """Return one line that says where a record comes from: machine, PyTorch's version, date."""
+    """Return one line that says where a record comes from: machine, PyTorch's version, date.
+
+    The threads are those of the process that stored it; runs side by side had one each.
+    """
     return f"{record['machine']}; PyTorch {record['versions']['torch']}; {record['date']}"
 
 

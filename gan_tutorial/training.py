@@ -384,8 +384,9 @@ def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> Non
             raise ValueError(fault)
     D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
     logits = D(real, labels)
-    if logits.shape != real.shape[:1]:
-        raise ValueError(f"D must return logits {(len(real),)}, not {tuple(logits.shape)}")
+    count = len(real) // getattr(D, "pack", 1)  # networks.Packed has one for each pack
+    if logits.shape != (count,):
+        raise ValueError(f"D must return logits {(count,)}, not {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise ValueError("D returns NaN or infinity for the first batch; check data and weights")
 

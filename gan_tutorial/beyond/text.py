@@ -19,7 +19,7 @@ ALPHABET = "0123456789+= "
 LENGTH = 8
 SHAPE = (LENGTH, len(ALPHABET))
 HELD_OUT = 1010  # of 5,050 true sums
-SUM = re.compile(r"(0|[1-9]\d?)\+(0|[1-9]\d?)=(0|[1-9]\d?) *")
+SUM = re.compile(r"(0|[1-9]\d?)\+(0|[1-9]\d?)=(0|[1-9]\d?) *", re.ASCII)
 
 SUMS_CONFIG = training.TrainConfig(
     objective="relativistic",

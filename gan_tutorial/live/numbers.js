@@ -408,24 +408,24 @@ ganLive.numbers = (() => {
     },
   };
 
-  // Add to D's gradients those of a penalty on its slopes g = ∇D(x): the mean over N points (N, 2)
-  // of a function of |g|².
+  // Add to D's gradients those of a penalty on its slopes g = ∇D(x): the mean over M points, or
+  // packs of points, of a function of |g|².
   //
   // `measure(square)` returns the function's value and its derivative in |g|². Layer by layer g is
   // the backward pass, dx = dy W, which is linear in each W. So its derivative needs no new
   // calculus: with t = dP/dg for an input, go forward through the same layers without their biases,
   // and in each add dyᵀ t to W's gradient, as training adds dyᵀ x. (A second derivative of the
   // activations would enter too; that of LeakyReLU is 0.)
-  function addPenalty(D, x, pack, measure) {
-    const N = x.length / 2, logits = D.forward(x);
-    // a logit belongs to all samples of its pack
-    const g = D.backward(logits.fill(pack), false), t = array(g.length);
+  function addPenalty(D, x, measure) {
+    const logits = D.forward(x), M = logits.length, size = x.length / M;
+    const g = D.backward(logits.fill(1), false), t = array(g.length);
     let total = 0;
-    for (let n = 0; n < g.length; n += 2) {
-      const [value, slope] = measure(g[n] ** 2 + g[n + 1] ** 2);
-      total += value / N;
-      t[n] = (2 * slope * g[n]) / N;
-      t[n + 1] = (2 * slope * g[n + 1]) / N;
+    for (let start = 0; start < g.length; start += size) {
+      let square = 0;
+      for (let i = start; i < start + size; i++) square += g[i] ** 2;
+      const [value, slope] = measure(square);
+      total += value / M;
+      for (let i = start; i < start + size; i++) t[i] = (2 * slope * g[i]) / M;
     }
     D.tangent(t);
     return total;

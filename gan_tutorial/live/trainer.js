@@ -170,15 +170,15 @@ ganLive.trainer = (() => {
     addPenalties(real, fake) {
       const {
         D,
-        recipe: { penalty, weight, pack },
+        recipe: { penalty, weight },
       } = this;
       if (penalty === "WGAN-GP") {
         const points = fake.map((x, i) => x + this.between[i >> 1] * (real[i] - x));
-        return addPenalty(D, points, pack, oneCentred(weight));
+        return addPenalty(D, points, oneCentred(weight));
       }
       let total = 0;
-      if (penalty.includes("R1")) total += addPenalty(D, real, pack, squared(weight / 2));
-      if (penalty.includes("R2")) total += addPenalty(D, fake, pack, squared(weight / 2));
+      if (penalty.includes("R1")) total += addPenalty(D, real, squared(weight / 2));
+      if (penalty.includes("R2")) total += addPenalty(D, fake, squared(weight / 2));
       return total;
     }
 

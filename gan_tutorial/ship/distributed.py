@@ -231,16 +231,25 @@ def check_splits(ranks: Ranks, state: TrainState, batch_size: int) -> None:
 
 
 def fingerprint(state: TrainState, settings: Mapping) -> dict[str, object]:
-    """Return the settings, the step and a SHA-256 of the weights, to compare between ranks."""
-    digest = hashlib.sha256()
-    for network in (state.G, state.D, state.G_ema):
-        for tensor in network.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return {
-        "settings": json.dumps(settings, sort_keys=True),
-        "step": state.step,
-        "weights": digest.hexdigest(),
+    """Return settings, step, and SHA-256 of weights and moments, to compare between ranks."""
+    parts = (state.G, state.D, state.G_ema)
+    moments = [
+        torch.as_tensor(value)
+        for optimiser in (state.opt_G, state.opt_D)
+        for _, entry in sorted(optimiser.state_dict()["state"].items())
+        for _, value in sorted(entry.items())  # a file gives them in any order
+    ]
+    tensors = {
+        "weights": [tensor for part in parts for tensor in part.state_dict().values()],
+        "moments": moments,
     }
+    result = {"settings": json.dumps(settings, sort_keys=True), "step": state.step}
+    for name, values in tensors.items():
+        digest = hashlib.sha256()
+        for tensor in values:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        result[name] = digest.hexdigest()
+    return result
 
 
 def check_same_start(ranks: Ranks, own: Mapping[str, object]) -> None:

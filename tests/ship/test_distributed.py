@@ -236,6 +236,19 @@ def test_connecting_compares_the_recipes(monkeypatch):
         connect(batch_size=16)
 
 
+def test_a_fingerprint_tells_weights_from_moments():
+    recipe = replace(distributed_cases.MLP, batch_size=16, steps=1)
+    state = recipe.init()
+    list(training.train(state, distributed_cases.noise(), recipe))
+    before = distributed.fingerprint(state, {})
+    assert distributed.fingerprint(state, {}) == before
+    moments = next(iter(state.opt_D.state.values()))
+    moments["exp_avg_sq"] += 1
+    after = distributed.fingerprint(state, {})
+    assert after["moments"] != before["moments"]
+    assert after | {"moments": None} == before | {"moments": None}
+
+
 def read(**changes: str | None) -> distributed.Ranks:
     """Return what Ranks reads from torchrun's variables with changes; None removes a variable."""
     variables = (ENVIRONMENT | changes).items()

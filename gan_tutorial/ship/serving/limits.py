@@ -46,7 +46,7 @@ class Limits:
 class ServerState:
     """Whether the server is stopping, and how many requests it has accepted and answered.
 
-    A request counts as answered once the last byte of its response was sent.
+    A request counts as answered once the web server has the last byte of its response.
     """
 
     stopping: bool = False
