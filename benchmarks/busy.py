@@ -2,10 +2,10 @@
 
 After each operation its threads wait for each other. With GCC's OpenMP, which PyTorch for Linux
 uses, they spin up to GOMP_SPINCOUNT times before they sleep: 300,000 by default, 3,000 if
-gan_tutorial is imported before PyTorch. Where glibc's own settings are untouched, gan_tutorial also
-keeps freed memory; MALLOC_ARENA_TEST=8 is a setting's default, and so the control. Each speed is
-that of a new process on the CPU, alone or beside endless loops; all settings take turns. Nothing
-else should run at the same time.
+gan_tutorial is imported before PyTorch. It also keeps freed memory, unless a variable of glibc's is
+set; the control sets one, MALLOC_ARENA_TEST, to its default. Each speed is that of a new process on
+the CPU, alone or beside endless loops; all settings take turns. Nothing else should run at the same
+time.
 """
 
 import contextlib

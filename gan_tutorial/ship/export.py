@@ -124,7 +124,7 @@ def load_safetensors(path: str | Path) -> tuple[Generator, Card]:
         with torch.device("meta"):  # allocates nothing, whatever a wrong recipe asks for
             G, _ = recipe.build()
         G.load_state_dict(weights, assign=True)  # refuses other shapes
-        G.float()
+        G.float()  # of a file in another precision the digest below differs
     except Exception as error:  # safetensors, JSON, the networks and torch each have their own
         fault = f"{path} is not an exported generator ({error}); export it again"
         raise ExportError(fault) from error
