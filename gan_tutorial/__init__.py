@@ -15,8 +15,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # A step of training frees its memory, and the next step allocates the same again. In between, glibc
 # may return much of it to the system, which hands it out anew, page by page. Now blocks of up to
-# 2**25 bytes (the most that glibc allows), and 2**29 in all, are kept: on one thread `quick` made
-# a seventh more steps a second (benchmarks/busy.py). glibc's own variables take precedence.
+# 2**25 bytes (the most that glibc allows), and 2**29 in all, are kept: on one thread an earlier
+# `quick` made a seventh more steps a second (benchmarks/busy.py). glibc's own variables take
+# precedence.
 if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

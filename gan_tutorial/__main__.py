@@ -53,6 +53,7 @@ SETTINGS = {  # options of train that change the preset, with their help texts
     "width": "Channels of the convolutional networks at half the side; up to 8 times that inside.",
     "latent_dim": "Size of the latent vector z.",
     "spectral": "Spectral normalisation of D.",
+    "minibatch_std": "Images in a group whose standard deviation a convolutional D sees; 0: none.",
     "steps": "Updates of each network, in total.",
     "batch_size": "Real images in a step, and as many generated ones.",
     "lr_G": "Adam's learning rate for G.",

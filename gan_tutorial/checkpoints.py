@@ -416,7 +416,8 @@ class Run:
         recipe = saved.get("recipe")  # another program may have saved anything
         then = saved | recipe if isinstance(recipe, dict) else saved
         now = settings | settings["recipe"]
-        then.setdefault("keep_best", False)  # runs of earlier versions had no such choice
+        for name, value in (("keep_best", False), ("minibatch_std", 0)):
+            then.setdefault(name, value)  # runs of earlier versions had no such choice
         if then.get("fingerprint") and now.get("fingerprint"):
             if then["fingerprint"] == now["fingerprint"]:
                 then["data"] = now["data"]  # they may have moved
@@ -431,7 +432,7 @@ class Run:
         ]
         if changed:
             anew = f"start from its networks: --warm-start {self.folder} with another --out"
-            advice = f"repeat its options, or {anew}"
+            advice = f"set them as they were, or {anew}"
             raise ValueError(f"{self.folder} has other settings: {'; '.join(changed)}; {advice}")
         if saved["step"] > self.recipe.steps:
             raise ValueError(f"{self.folder} has {saved['step']} steps; give a larger --steps")
@@ -508,9 +509,12 @@ def _fault(content: bytes, error: SafetensorError) -> str:
 
 
 def _network_options(recipe: Recipe) -> dict[str, str]:
-    """Return the options of train that decide the shapes of the networks, by name."""
+    """Return the options of train that decide what the networks compute, by name."""
     hidden = f"a Recipe with hidden={recipe.hidden}"  # the command line has no such option
-    size = {"width": f"--width {recipe.width}"} if recipe.network == "conv" else {"hidden": hidden}
+    size = {"hidden": hidden}
+    if recipe.network == "conv":
+        groups = f"--minibatch-std {recipe.minibatch_std}"
+        size = {"minibatch_std": groups, "width": f"--width {recipe.width}"}
     conditional = f"--conditional (for {recipe.classes} classes)"
     return {
         "network": f"--network {recipe.network}",

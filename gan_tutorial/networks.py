@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from gan_tutorial import checks
+
 NETWORKS = ("mlp", "conv")  # names for ``recipes.Recipe.network``
 ARTICLE = (256, 512, 1024)  # hidden layers of the article's G; its D has them in reverse
 # Sides of the images of the convolutional pair: 4, 5, 6 or 7 times a power of two.
@@ -136,6 +138,40 @@ class Packed(nn.Module):
         return self.D(packs)
 
 
+class MinibatchStd(nn.Module):
+    """Append to features how much they vary within a group: (N, F) -> (N, F + 1).
+
+    ``group_size`` neighbours of a batch form a group, and all of them get the same number: the
+    standard deviation of each feature over the group, averaged over the features. So D can see that
+    G's samples are more alike than real ones (Karras et al. 2018, section 3, whose group is the
+    whole batch). A logit then depends on all samples of its group. Real and generated samples never
+    share a group if ``group_size`` divides the batch size.
+
+    Raises:
+        ValueError: ``group_size`` is not an integer of at least 2; when called: N is not a multiple
+            of it.
+    """
+
+    def __init__(self, group_size: int = 8) -> None:
+        super().__init__()
+        checks.require_integer("group_size", group_size, least=2)
+        self.group_size = group_size
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows in the brackets."""
+        return str(self.group_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features (N, F) and their group's mean standard deviation: (N, F + 1)."""
+        if len(features) % self.group_size:
+            fault = f"D compares groups of {self.group_size} samples"
+            raise ValueError(f"{fault}, so it needs a multiple of that, but got {len(features)}")
+        groups = features.unflatten(0, (-1, self.group_size))  # (N / group_size, group_size, F)
+        deviations = groups - groups.mean(1, keepdim=True)  # torch.var is slow over dimension 1
+        std = (deviations.square().mean(1) + 1e-8).sqrt().mean(1)  # (N / group_size,)
+        return torch.cat([features, std.repeat_interleave(self.group_size)[:, None]], dim=1)
+
+
 class ConvGenerator(Generator):
     """A linear layer to a side of 4 to 7 pixels, a convolution, and transposed ones that double it.
 
@@ -183,17 +219,19 @@ class ConvGenerator(Generator):
 class ConvDiscriminator(Discriminator):
     """Convolutions that each halve the image, to a side of 2 or 3, and a linear layer; LeakyReLU.
 
-    Without BatchNorm a logit depends on its own sample alone, so gradient penalties are allowed,
-    and real and generated samples may go through in one pass.
+    Without BatchNorm a logit depends on its own sample alone, or with ``minibatch_std`` on its
+    group, so gradient penalties are allowed (``penalties`` says what those of groups are), and real
+    and generated samples may go through in one pass, a whole number of groups of each.
 
     Args:
         shape: (C, S, S) with S one of ``SIDES``. The shapes in the code are those for S = 28.
         width: channels of the S/2 × S/2 feature maps; twice as many each time the side halves, up
             to 8 · ``width``, the number of features.
         spectral: divide every weight matrix by its largest singular value (Miyato et al. 2018).
+        minibatch_std: samples in a group of ``MinibatchStd`` before the linear layer; 0 for none.
 
     Raises:
-        ValueError: the shape is any other.
+        ValueError: the shape is any other, or ``minibatch_std`` is 1.
     """
 
     def __init__(
@@ -202,6 +240,7 @@ class ConvDiscriminator(Discriminator):
         width: int = 24,
         classes: int = 0,
         spectral: bool = False,
+        minibatch_std: int = 0,
     ) -> None:
         super().__init__(shape, 8 * width, classes)
         halvings = count_doublings(shape) + 1
@@ -211,7 +250,11 @@ class ConvDiscriminator(Discriminator):
             halve = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
             self.layers.extend([halve, nn.LeakyReLU(0.2)])  # (N, 4w, 3, 3) in the end
         values = channels[-1] * (shape[1] >> halvings) ** 2  # 4w · 3 · 3
-        self.layers.extend([nn.Flatten(), nn.Linear(values, 8 * width), nn.LeakyReLU(0.2)])
+        self.layers.append(nn.Flatten())
+        if minibatch_std:
+            self.layers.append(MinibatchStd(minibatch_std))
+            values += 1
+        self.layers.extend([nn.Linear(values, 8 * width), nn.LeakyReLU(0.2)])
         if spectral:
             add_spectral_norm(self)
 

@@ -3,7 +3,8 @@
 Each has the signature ``(D, real, fake) -> scalar``, where D maps a batch to its logits (N,). Each
 keeps the graph, so that the result can be added to the discriminator's loss. A penalty is a mean
 over samples of a function of one sample's gradient, so D must not mix the samples of a batch: no
-BatchNorm in D. (With ``networks.Packed`` a sample is a pack.)
+BatchNorm in D. With ``networks.Packed`` a sample is a pack. ``networks.MinibatchStd`` mixes the
+samples of a group; the two norms below say what they then are.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ Discriminator = Callable[[Tensor], Tensor]
 def squared_gradient_norm(D: Discriminator, points: Tensor) -> Tensor:
     """Return ‖∇D(x)‖² at each point x: (N,) for points (N, …).
 
-    With ``networks.Packed`` x is a pack, so it is (N / pack,).
+    With ``networks.Packed`` x is a pack, so it is (N / pack,). If D mixes samples, as with
+    ``networks.MinibatchStd``, the gradient at x is that of the sum of all logits.
     """
     points = points.detach().requires_grad_()
     logits = D(points)
@@ -47,7 +49,9 @@ def approximate_gradient_norm(
 
     Its mean over ξ tends to ‖∇D(x)‖² as s tends to 0; it takes one more pass of D instead of a
     second derivative. Lin et al. 2025 (arXiv 2501.08316) approximate R1 like this, with another
-    factor; at generated samples it approximates R2.
+    factor; at generated samples it approximates R2. If D mixes the samples of a group, as with
+    ``networks.MinibatchStd``, all of them move, and the mean tends to the squared norm of one
+    logit's gradient with respect to the whole group.
 
     Args:
         D: the discriminator.

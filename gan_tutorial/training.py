@@ -41,7 +41,8 @@ class TrainConfig:
         ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
         penalty_noise: s of the finite difference by which R1 and R2 are approximated, which is
-            faster (``penalties.approximate_gradient_norm``); 0 for the exact gradients.
+            faster (``penalties.approximate_gradient_norm``, also on ``networks.MinibatchStd``); 0
+            for the exact gradients.
         gp: γ of WGAN-GP's penalty; 0 for none.
         augment: random changes of real and generated images before D sees them, names from
             ``augment.AUGMENTATIONS``.
@@ -102,7 +103,8 @@ class TrainState:
     Attributes:
         G: the generator, in training mode: ``G(z, labels)``, with ``G.latent_dim`` and ``G.shape``.
         D: the discriminator, in training mode: ``D(samples, labels)``, without BatchNorm, since
-            real and generated samples share one pass.
+            real and generated samples share one pass (``networks.MinibatchStd`` keeps them apart,
+            if its groups divide the batch).
         G_ema: a copy of G in evaluation mode, whose parameters are the moving average of G's, and
             whose buffers are G's: the one to sample from (with BatchNorm, once
             ``sampling.recalibrate_batchnorm`` has given it statistics of its own).
@@ -369,7 +371,7 @@ def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
 def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> None:
     """Raise ValueError unless G's samples fit the data, and D returns a finite logit for each.
 
-    A D that cannot take the samples at all raises PyTorch's own error.
+    A D that cannot take the samples at all raises its own error, or PyTorch's.
     """
     real, labels = data.batch(recipe.batch_size, step_rng(recipe.seed, 0, state.device))
     made, given = tuple(state.G.shape), tuple(real.shape[1:])

@@ -367,6 +367,16 @@ def test_killed_twenty_times_a_run_ends_with_the_weights_of_an_unbroken_one(tmp_
     print(f"killed at steps {steps}, {half_written} of {len(steps)} in a write")
 
 
+def test_a_run_of_a_version_without_groups_is_resumed(tmp_path):
+    run = checkpoints.Run.open(tmp_path, SMALL, "digits")
+    del run.settings["recipe"]["minibatch_std"]
+    run.save()
+    checkpoints.Run.open(tmp_path, SMALL, "digits", resume=True)
+    groups = replace(SMALL, minibatch_std=2)
+    with pytest.raises(ValueError, match="minibatch_std was 0, is 2; set them as they were"):
+        checkpoints.Run.open(tmp_path, groups, "digits", resume=True)
+
+
 def test_an_old_checkpoint_is_named(saved):
     """Format 1 had other settings; the header says so before anything else is read."""
     _, path = saved

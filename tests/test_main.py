@@ -490,6 +490,14 @@ BAD = {
         "train --out {new} --warm-start {run}",
         "has other networks; to match them, add --latent-dim 8 --width 4",
     ),
+    "warm start from networks without groups": (
+        "train --out {new} --warm-start digits",
+        "has other networks; to match them, add --minibatch-std 0 --width 24",
+    ),
+    "a batch without whole groups": (
+        "train --out {new} --batch-size 20",
+        "batch_size must be a multiple of minibatch_std, 8, but is 20; use 16, or minibatch_std 0",
+    ),
     "no such command": ("paint", "No such command 'paint'"),
     "no out": ("train", "Missing option '--out'"),
     "no number": ("train --out {new} --steps many", "Invalid value for '--steps'"),
@@ -573,7 +581,7 @@ BAD = {
     "a run is there": ("train --out {run}", "holds a run of 20 steps; add --resume"),
     "other options": (
         f"train --out {{run}} --resume --r1 1 --conditional {SMALL}",
-        "has other settings: r1 was 0.2, is 1.0; repeat its options, or start from its networks",
+        "has other settings: r1 was 0.2, is 1.0; set them as they were, or start from its networks",
     ),
     "fewer steps": (
         f"train --out {{run}} --resume --steps 3 --conditional {SMALL}",
@@ -667,13 +675,13 @@ def test_a_fault_of_the_program_is_not_called_one_of_memory(message, trained, mo
 
 def test_a_run_that_fails_before_its_first_step_can_be_begun_anew(tmp_path, monkeypatch, capsys):
     """With a smaller batch, as the message says. Other networks of 0 steps are not overwritten."""
-    command = f"train --out {tmp_path}/a --steps 2 {SMALL}"
+    command = f"train --out {tmp_path}/a --steps 2 {SMALL} --batch-size 16"
     with monkeypatch.context() as patch:
         full = mock.Mock(side_effect=RuntimeError("CUDA out of memory."))
         patch.setattr(training, "one_step", full)
         assert run(command) == 1
     assert "lower --batch-size" in capsys.readouterr().err
-    assert run(f"{command} --batch-size 4") == 0
+    assert run(f"{command} --batch-size 8") == 0
     assert run(command) == 1
     assert "holds a run of 2 steps; add --resume" in capsys.readouterr().err
     (tmp_path / "b").mkdir()
@@ -802,7 +810,7 @@ def test_options_change_the_preset_and_nothing_else(tmp_path):
     assert saved["recipe"] == json.loads(json.dumps(asdict(expected)))
     for flag, classes in (("", 10), ("--no-conditional", 0)):
         out = tmp_path / f"classes-{classes}"
-        assert run(f"train --out {out} --steps 1 --width 2 --batch-size 4 {flag}") == 0
+        assert run(f"train --out {out} --steps 1 --width 2 --batch-size 8 {flag}") == 0
         assert checkpoints.read_settings(out / CHECKPOINT)["recipe"]["classes"] == classes
 
 
@@ -825,7 +833,7 @@ def test_the_bundled_pairs_answer_to_their_names(tmp_path, capsys):
     assert run(f"train {options} --network mlp --size 16") == 1
     err = capsys.readouterr().err
     advice = re.search(r"to match them, add (--.*)$", err)[1]
-    assert advice == "--network conv --size 28 --channels 1 --width 24"
+    assert advice == "--network conv --size 28 --channels 1 --minibatch-std 0 --width 24"
     assert run(f"train {options} {advice}") == 0
 
 

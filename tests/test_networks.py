@@ -237,6 +237,49 @@ def test_a_packed_discriminator_trains():
         assert not torch.equal(old, new) or last_bias
 
 
+@pytest.mark.parametrize("group", [2, 3, 6])
+def test_the_minibatch_standard_deviation_is_that_of_pytorch(group):
+    features = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    out = networks.MinibatchStd(group)(features)
+    assert torch.equal(out[:, :5], features)
+    by_group = [part.std(0, correction=0).mean() for part in features.split(group)]
+    torch.testing.assert_close(out[::group, 5], torch.stack(by_group), rtol=1e-4, atol=1.1e-4)
+    assert torch.equal(out[:, 5], out[::group, 5].repeat_interleave(group))
+
+
+def test_the_minibatch_standard_deviation_of_equal_samples_has_a_finite_derivative():
+    features = torch.ones(4, 3, requires_grad=True)
+    out = networks.MinibatchStd(4)(features)
+    out.sum().backward()
+    assert out[:, 3].max().item() == pytest.approx(1e-4)
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("group", [-4, 0, 1, 2.5])
+def test_a_group_has_at_least_two_samples(group):
+    with pytest.raises(ValueError, match="group_size must be an integer of at least 2"):
+        networks.MinibatchStd(group)
+    assert str(networks.MinibatchStd(4)) == "MinibatchStd(4)"
+
+
+def test_a_group_of_another_size_is_refused():
+    D = networks.ConvDiscriminator((1, 8, 8), width=2, minibatch_std=4)
+    with pytest.raises(ValueError, match="groups of 4 samples, so it needs a multiple .* got 6"):
+        D(torch.zeros(6, 1, 8, 8))
+
+
+def test_with_groups_a_logit_depends_on_its_group_and_on_no_other():
+    torch.manual_seed(0)
+    D = networks.ConvDiscriminator((1, 8, 8), width=2, classes=3, minibatch_std=4)
+    images, labels = torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+    changed = images.clone()
+    changed[5] *= -1
+    moved = D(images, labels) != D(changed, labels)
+    assert moved.tolist() == 4 * [False] + 4 * [True] + 4 * [False]
+    inside = [0, 1, 2, 3, 6, 4, 7, 5, 8, 9, 10, 11]  # the order in a group does not matter
+    torch.testing.assert_close(D(images[inside], labels[inside]), D(images, labels)[inside])
+
+
 def test_every_pixel_receives_equally_many_contributions():
     """No checkerboard: with weights of 1, constant input gives constant output off the border."""
     G = networks.ConvGenerator(latent_dim=5, width=4)

@@ -181,3 +181,21 @@ def test_batch_norm_in_d_mixes_the_gradients_of_samples():
         whole = penalties.squared_gradient_norm(D, x)[:2]
         part = penalties.squared_gradient_norm(D, x[:2])
         assert torch.allclose(whole, part) == apart
+
+
+def test_of_a_d_that_compares_samples_the_exact_and_the_approximate_norm_differ():
+    """What the docstrings say: the gradient of the sum, and one logit's by the whole group."""
+    torch.manual_seed(0)
+    D = networks.ConvDiscriminator((1, 8, 8), width=2, minibatch_std=4).double()
+    x = torch.rand(8, 1, 8, 8, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(D, x).flatten(2)  # (logits, samples, pixels)
+    exact = penalties.squared_gradient_norm(D, x)
+    torch.testing.assert_close(exact, jacobian.sum(0).square().sum(1))
+    rng = torch.Generator().manual_seed(0)
+    draws = [
+        penalties.approximate_gradient_norm(D, x, D(x), 1e-4, rng).detach() for _ in range(4000)
+    ]
+    expected = jacobian.square().sum((1, 2))
+    torch.testing.assert_close(torch.stack(draws).mean(0), expected, rtol=0.15, atol=0)
+    own = jacobian.diagonal().square().sum(0)
+    assert (expected > own).all()

@@ -69,11 +69,24 @@ def test_the_article_has_its_settings():
         ({"latent_dim": 0}, "latent_dim"),
         ({"width": 1.5}, "width"),
         ({"classes": -1}, "classes"),
+        ({"minibatch_std": -1}, "minibatch_std must be an integer of at least 0"),
+        ({"minibatch_std": 1}, "minibatch_std must be 0 or at least 2"),
+        (
+            {"minibatch_std": 8, "batch_size": 20},
+            "batch_size must be a multiple of minibatch_std, 8, but is 20; use 16, or minibatch_",
+        ),
+        ({"minibatch_std": 8, "batch_size": 4}, "but is 4; use 8"),
     ],
 )
 def test_a_recipe_refuses_what_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(recipes.preset("quick"), **changes)
+
+
+def test_an_mlp_has_no_groups_that_a_batch_must_hold():
+    recipe = replace(recipes.preset("quick"), network="mlp", minibatch_std=8, batch_size=6)
+    _, D = recipe.build()
+    assert not any(isinstance(module, networks.MinibatchStd) for module in D.modules())
 
 
 def test_an_unknown_preset_is_refused():

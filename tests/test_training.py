@@ -481,6 +481,17 @@ def test_a_resumed_run_replays_with_its_own_settings(samples, replaying):
     assert same(states[True], states[False])
 
 
+def test_a_replayed_step_of_the_quick_preset_has_the_same_bits(pictures, replaying):
+    """Its D compares the samples of a group."""
+    changes = {"shape": pictures.shape, "width": 4, "batch_size": 16, "steps": 6}
+    recipe, states = replace(recipes.preset("quick"), **changes), {}
+    for graph in (False, True):
+        states[graph] = recipe.init(replaying)
+        list(training.train(states[graph], pictures, recipe, graph=graph))
+    assert any(isinstance(module, networks.MinibatchStd) for module in states[True].D.modules())
+    assert same(states[True], states[False])
+
+
 def test_a_data_set_may_draw_its_batches_on_the_cpu_and_count_them(samples, replaying):
     """A batch is drawn outside of the recording, so it differs each time."""
 
@@ -789,7 +800,7 @@ class WithoutFloat64(TorchDispatchMode):
 def test_training_and_sampling_need_no_float64(name, pictures, monkeypatch):
     monkeypatch.setattr(training, "has_fused_adam", lambda _: False)  # as on MPS
     changes = {"shape": (1, 8, 8), "width": 4, "hidden": (8,), "classes": 4, "steps": 2}
-    changes |= {"batch_size": 4, "r1": 0.1, "gp": 1.0, "augment": augment.POLICY}
+    changes |= {"batch_size": 8, "r1": 0.1, "gp": 1.0, "augment": augment.POLICY}
     recipe = replace(recipes.preset(name), **changes)
     state = recipe.init()
     with WithoutFloat64():

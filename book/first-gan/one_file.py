@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import softplus
 
-STEPS, BATCH, LATENT, W = 2200, 128, 64, 16  # W: channels of 14 × 14 pixels
+STEPS, BATCH, GROUP = 2200, 128, 8  # GROUP divides BATCH
+LATENT, W = 64, 16  # W: channels of 14 × 14 pixels
 LR_G, LR_D, LR_END, GAMMA, SIGMA, EMA = 6e-3, 4e-3, 0.2, 0.2, 0.1, 0.99
 
 
@@ -34,6 +35,17 @@ class Generator(nn.Module):
         return self.layers(torch.cat([z, self.embedding(labels)], dim=1))
 
 
+class MinibatchStd(nn.Module):
+    """Append to features how much they vary in a group: (N, F) to (N, F + 1)."""
+
+    def forward(self, features):
+        """Return the features, and their group's mean standard deviation."""
+        groups = features.unflatten(0, (-1, GROUP))
+        deviations = groups - groups.mean(1, keepdim=True)
+        std = (deviations.square().mean(1) + 1e-8).sqrt().mean(1)
+        return torch.cat([features, std.repeat_interleave(GROUP)[:, None]], dim=1)
+
+
 class Discriminator(nn.Module):
     """From images and labels to logits (N,)."""
 
@@ -44,7 +56,8 @@ class Discriminator(nn.Module):
             nn.Conv2d(1, W, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.Conv2d(W, 2 * W, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
             nn.Conv2d(2 * W, 4 * W, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(36 * W, 8 * W), nn.LeakyReLU(0.2),
+            nn.Flatten(), MinibatchStd(),
+            nn.Linear(36 * W + 1, 8 * W), nn.LeakyReLU(0.2),
         )  # fmt: skip
 
     def forward(self, images, labels):

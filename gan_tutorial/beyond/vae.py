@@ -114,11 +114,12 @@ class VAE(nn.Module):
 
     Args:
         G: a generator of images, with tanh at its end.
-        D: a discriminator of the same images, without spectral norm, which would limit the encoder.
+        D: a discriminator of the same images, without spectral norm, which would limit the encoder,
+            and without ``networks.MinibatchStd``, since a code must not depend on other images.
             G and D become parts of the VAE.
 
     Raises:
-        ValueError: G has no tanh, or D has spectral norm.
+        ValueError: G has no tanh, or D has spectral norm or groups.
     """
 
     def __init__(self, G: networks.Generator, D: networks.Discriminator) -> None:
@@ -127,6 +128,8 @@ class VAE(nn.Module):
             raise ValueError("the decoder must be a generator of images, with tanh at its end")
         if any("parametrizations" in key for key in D.state_dict()):
             raise ValueError("the encoder must not have spectral norm; give D spectral=False")
+        if any(isinstance(module, networks.MinibatchStd) for module in D.modules()):
+            raise ValueError("the encoder must not compare images; give D minibatch_std=0")
         self.decoder, self.body, width = G, D.layers, D.last.in_features
         self.embedding = nn.Embedding(G.classes, G.latent_dim) if G.classes else None
         self.head = nn.Sequential(

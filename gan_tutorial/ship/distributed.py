@@ -2,14 +2,15 @@
 
 ``torchrun --nproc-per-node 2 -m gan_tutorial train …`` starts the ranks. ``train`` is the loop of
 ``training.train`` with the communication in view. Every rank draws the whole batch and keeps its
-own rows, the same ones for real and generated samples, so pairs and packs stay together. Losses and
-penalties are means over samples, so the mean of the ranks' gradients equals a single process's.
-BatchNorm also depends on the whole batch, so the ranks add up its statistics.
+own rows, the same ones for real and generated samples, so pairs, packs and groups stay together.
+Losses and penalties are means over samples, so the mean of the ranks' gradients equals a single
+process's. BatchNorm also depends on the whole batch, so the ranks add up its statistics.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -219,14 +220,17 @@ def process_group(
 def check_splits(ranks: Ranks, state: TrainState, batch_size: int) -> None:
     """Raise ValueError if the ranks cannot split a batch and give the results of one process."""
     n = ranks.world_size
-    if batch_size % n:
-        near = f"use {max(batch_size // n, 1) * n}"
-        raise ValueError(f"batch_size must be a multiple of {n} ranks, not {batch_size}; {near}")
+    sizes = [m.group_size for m in state.D.modules() if isinstance(m, networks.MinibatchStd)]
+    unit = n * math.lcm(*sizes)
+    if batch_size % unit:
+        of = f"{n} ranks" + (f" times minibatch_std, {unit}" if sizes else "")
+        near = f"use {max(batch_size // unit, 1) * unit}"
+        raise ValueError(f"batch_size must be a multiple of {of}, not {batch_size}; {near}")
+    rows = batch_size // n
     for module in (*state.G.modules(), *state.D.modules()):
         if "Dropout" in type(module).__name__:
             raise ValueError(f"{module} has its own random numbers; train in one process")
-        if isinstance(module, networks.Packed) and batch_size // n % module.pack:
-            rows = batch_size // n
+        if isinstance(module, networks.Packed) and rows % module.pack:
             raise ValueError(f"a rank's {rows} rows must be a multiple of the pack, {module.pack}")
 
 

@@ -294,6 +294,7 @@ def test_greyness_is_the_variance_of_sampled_pixels():
             "with tanh at its end",
         ),
         (lambda p: model(spectral=True), "give D spectral=False"),
+        (lambda p: model(minibatch_std=4), "give D minibatch_std=0"),
         (
             lambda p: trained(p, classes=4, shape=(1, 16, 16)),
             r"classes \(\(1, 16, 16\), 4\), but the data have \(\(1, 8, 8\), 4\)",

@@ -49,6 +49,7 @@ CASES = {
     "conditional": Case(replace(CONV, classes=4, objective="least_squares")),
     "augmented": Case(replace(CONV, augment=augment.POLICY)),
     "packed": Case(pack=4),
+    "groups": Case(replace(CONV, minibatch_std=4, r1=0.5, r2=0.5, penalty_noise=0.1)),
     "hinge": Case(replace(CONV, spectral=True, objective="hinge"), idle=True),
     "relativistic": Case(replace(MLP, objective="relativistic", r1=0.5, r2=0.5), idle=True),
     "WGAN-GP": Case(replace(CONV, objective="wasserstein", gp=10.0), idle=True),

@@ -31,7 +31,7 @@ ENVIRONMENT = {
 }
 OPTIONS = ["--no-bf16", "--data=digits", "--width=4", "--latent-dim=8", "--batch-size=8"]
 OPTIONS += ["--objective=non_saturating", "--device=cpu", "--save-every=5", "--sample-every=1000"]
-OPTIONS += ["--lr-end=1"]  # the length of a run does not matter
+OPTIONS += ["--minibatch-std=4", "--lr-end=1"]  # for any length of run
 CHECKPOINT = checkpoints.Run.CHECKPOINT
 PATIENCE = 600  # seconds; a busy machine is slow, not wrong
 
@@ -268,6 +268,10 @@ REFUSED = {
         lambda: connect(12, D=networks.Packed(networks.MLPDiscriminator((4, 1, 8, 8), (8,)))),
         "a rank's 6 rows must be a multiple of the pack, 4",
     ),
+    "groups": (
+        lambda: connect(40, D=networks.ConvDiscriminator((1, 8, 8), 2, minibatch_std=8)),
+        "batch_size must be a multiple of 2 ranks times minibatch_std, 16, not 40; use 32",
+    ),
     "dropout": (lambda: connect(D=nn.Sequential(nn.Dropout(0.5))), "has its own random numbers"),
     "half an environment": (
         lambda: read(MASTER_ADDR=None),
@@ -302,7 +306,8 @@ def test_bad_input_is_refused_before_connecting(name):
 def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     for key, value in ENVIRONMENT.items():
         monkeypatch.setenv(key, value)
-    arguments = ("--out", tmp_path / "a", "--steps", 2, *OPTIONS, "--batch-size", 7)
+    options = [*OPTIONS, "--minibatch-std=0", "--batch-size=7"]
+    arguments = ("--out", tmp_path / "a", "--steps", 2, *options)
     assert run("train", *arguments) == 1
     message = "error: batch_size must be a multiple of 2 ranks, not 7; use 6"
     assert message in capsys.readouterr().err
