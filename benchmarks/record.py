@@ -92,7 +92,8 @@ def main(
 def show(record: dict) -> None:
     """Print the median, the range, and how many seeds missed the target."""
     print(records.source(record))
-    print(f"quick: {record['quick_steps_per_second']:.1f} steps/s on this machine")
+    speed_of = "quick, minibatch_std=0"
+    print(f"{speed_of}: {record['quick_steps_per_second']:.1f} steps/s on this machine")
     seconds = [float("inf") if s is None else s for s in record["seconds"]]
     missed = record["seconds"].count(None)
     print(f"seconds to {record['floors']:g} floors, {len(seconds)} seeds, {missed} missed")

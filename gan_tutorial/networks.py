@@ -231,7 +231,7 @@ class ConvDiscriminator(Discriminator):
         minibatch_std: samples in a group of ``MinibatchStd`` before the linear layer; 0 for none.
 
     Raises:
-        ValueError: the shape is any other, or ``minibatch_std`` is 1.
+        ValueError: the shape is any other, or ``minibatch_std`` is 1, negative or no integer.
     """
 
     def __init__(

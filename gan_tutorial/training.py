@@ -41,8 +41,8 @@ class TrainConfig:
         ema: decay of the moving average of G's weights, in [0, 1); with 0 it is a copy of G.
         r1, r2: γ of the penalties γ/2 · ‖∇D‖² at real and at generated samples; 0 for none.
         penalty_noise: s of the finite difference by which R1 and R2 are approximated, which is
-            faster (``penalties.approximate_gradient_norm``, also on ``networks.MinibatchStd``); 0
-            for the exact gradients.
+            faster; 0 for the exact gradients. (``penalties.approximate_gradient_norm`` says what
+            is approximated if D has a ``networks.MinibatchStd``.)
         gp: γ of WGAN-GP's penalty; 0 for none.
         augment: random changes of real and generated images before D sees them, names from
             ``augment.AUGMENTATIONS``.

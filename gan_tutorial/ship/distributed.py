@@ -223,7 +223,7 @@ def check_splits(ranks: Ranks, state: TrainState, batch_size: int) -> None:
     sizes = [m.group_size for m in state.D.modules() if isinstance(m, networks.MinibatchStd)]
     unit = n * math.lcm(*sizes)
     if batch_size % unit:
-        of = f"{n} ranks" + (f" times minibatch_std, {unit}" if sizes else "")
+        of = f"{unit}, {n} ranks times minibatch_std" if sizes else f"{n} ranks"
         near = f"use {max(batch_size // unit, 1) * unit}"
         raise ValueError(f"batch_size must be a multiple of {of}, not {batch_size}; {near}")
     rows = batch_size // n

@@ -270,7 +270,7 @@ REFUSED = {
     ),
     "groups": (
         lambda: connect(40, D=networks.ConvDiscriminator((1, 8, 8), 2, minibatch_std=8)),
-        "batch_size must be a multiple of 2 ranks times minibatch_std, 16, not 40; use 32",
+        "batch_size must be a multiple of 16, 2 ranks times minibatch_std, not 40; use 32",
     ),
     "dropout": (lambda: connect(D=nn.Sequential(nn.Dropout(0.5))), "has its own random numbers"),
     "half an environment": (
