@@ -1058,12 +1058,40 @@ def test_the_trainer_takes_its_settings(desktop):
     assert state(trainer, "e.training.D.layers.length") == 5
 
 
-def test_the_trainer_says_when_it_has_diverged(desktop):
+@pytest.mark.parametrize("way", ["Step of G", "Pause"])
+def test_the_trainer_says_when_it_has_diverged(desktop, way):
     trainer = desktop.explorer("trainer")
-    trainer.evaluate("root => { root.explorer.training.G.parameters[0].value.fill(NaN); }")
-    trainer.get_by_role("button", name="Step of G").click()
+    if way == "Pause":
+        trainer.get_by_label("average of G").uncheck()  # which lags behind
+        trainer.get_by_role("button", name="Play").click()
+    trainer.evaluate(
+        """(root, way) => {
+            root.explorer.training.G.parameters[0].value.fill(NaN);
+            [...root.querySelectorAll("button")].find(b => b.textContent === way).click();
+        }""",
+        way,
+    )
     assert "diverged" in trainer.locator("[role=status]").inner_text()
+    assert trainer.get_by_role("button", name="Play").count() == 1
+    choose(trainer, "preset", "first")
+
+
+def test_the_trainer_says_what_it_does_when_the_data_change(desktop):
+    trainer = desktop.explorer("trainer")
+    said = trainer.locator("[role=status]")
+    trainer.get_by_role("button", name="Play").click()
+    choose(trainer, "data", "draw")
+    assert said.inner_text() == "Training."
+    trainer.get_by_role("button", name="Pause").click()
     trainer.get_by_role("button", name="Reset").click()
+    assert "then press Play" in said.inner_text()
+    label = trainer.locator("canvas").first.get_attribute("aria-label")
+    assert label.endswith("space adds a point, the first in place of the spiral.")
+    trainer.locator("details").evaluate("box => { box.open = true; }")
+    choose(trainer, "samples in a pack", "2")
+    assert re.search("no field in the plane. Draw with", said.inner_text())
+    choose(trainer, "preset", "first")
+    choose(trainer, "data", "ring")
 
 
 def test_points_are_drawn_by_mouse_and_by_keys(desktop):
@@ -1164,6 +1192,33 @@ def test_slow_motion_takes_turns(phone):
     choose(trainer, "speed", "full")
 
 
+def test_slow_motion_asks_for_one_frame_at_a_time(desktop):
+    """And after it full speed begins with D, as the last whole step ended with G."""
+    page, trainer = desktop.page, desktop.explorer("trainer")
+    trainer.get_by_role("button", name="Step of D").click()
+    trainer.get_by_role("button", name="Play").click()
+    page.wait_for_function("root => root.explorer.training.step > 9", arg=trainer.element_handle())
+    trainer.get_by_role("button", name="Pause").click()
+    choose(trainer, "speed", "slow")
+    trainer.get_by_role("button", name="Play").click()
+    said = trainer.locator("[role=status]")
+    for player in "DGDG":
+        said.filter(has_text=f"{player}’s turn").wait_for()
+    asked, frames = page.evaluate(
+        """async () => {
+            const ask = globalThis.requestAnimationFrame;
+            let [asked, frames] = [0, 0];
+            globalThis.requestAnimationFrame = (callback) => (asked += 1, ask(callback));
+            while (frames < 30) await new Promise((done) => ask(() => done(frames += 1)));
+            globalThis.requestAnimationFrame = ask;
+            return [asked, frames];
+        }"""
+    )
+    assert frames / 3 < asked <= 1.2 * frames
+    trainer.get_by_role("button", name="Pause").click()
+    choose(trainer, "speed", "full")
+
+
 def test_points_are_drawn_by_touch(phone):
     trainer = phone.explorer("trainer")
     choose(trainer, "data", "draw")
@@ -1228,6 +1283,26 @@ def test_keys_with_a_modifier_are_the_browsers(desktop, name):
         choose(explorer, "data", "ring")
 
 
+@pytest.mark.parametrize("control", ["input[type=range]", "select", "button", "canvas[tabindex]"])
+def test_keys_do_not_reach_the_page_around(desktop, control):
+    """JupyterLab would move to another cell by an arrow, and make this one a heading by a digit."""
+    page, dirac = desktop.page, desktop.explorer("dirac")
+    page.evaluate(
+        """() => {
+            globalThis.outside = [];
+            const heard = ({ key }) => outside.push(key);
+            addEventListener("keydown", heard);
+            globalThis.silence = () => removeEventListener("keydown", heard);
+        }"""
+    )
+    dirac.locator(control).first.focus()
+    for key in ("ArrowRight", "ArrowUp", "1", "Control+s"):
+        page.keyboard.press(key)
+    assert page.evaluate("outside") == ["Control", "s"]
+    page.evaluate("silence()")
+    dirac.get_by_role("button", name="Reset").click()
+
+
 def test_the_game_by_keys_and_by_mouse(desktop):
     page, game = desktop.page, desktop.explorer("game")
     game.get_by_role("button", name="Reset").click()
@@ -1240,6 +1315,23 @@ def test_the_game_by_keys_and_by_mouse(desktop):
         page.keyboard.press("ArrowUp")
     assert number(game, "JS(p, q)").strip("−") == "0"
     assert number(game, "V(D*, G)") == "−1.386"
+    written = game.evaluate(
+        """async root => {
+            const { fillText } = CanvasRenderingContext2D.prototype, written = [];
+            CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+                written.push(text);
+                fillText.call(this, text, ...place);
+            };
+            root.explorer.redraw?.();
+            const input = [...root.querySelectorAll("input[type=range]")][0];
+            input.dispatchEvent(new Event("input"));
+            await new Promise((done) => setTimeout(done, 100));
+            CanvasRenderingContext2D.prototype.fillText = fillText;
+            return written;
+        }"""
+    )
+    assert "V(D, G), from −log 4 to 0" in written
+    assert "V(D, G), below −log 4" not in written
     game.get_by_label("as a multiple of D*").focus()
     page.keyboard.press("ArrowRight")
     game.get_by_label("mean of q").focus()
@@ -1563,6 +1655,34 @@ def test_the_notes_by_keys(desktop):
     assert state(notes, "[e.state.note, e.cloud.length]") == [3, 1]  # the one shown
 
 
+def test_sounds_are_added_of_what_was_chosen_when_it_was_asked_for(desktop):
+    notes = desktop.explorer("notes")
+    reset = notes.get_by_role("button", name="Reset")
+    reset.click()
+    drawn(notes)
+    add = notes.get_by_role("button", name="unheard")
+    add.click()
+    choose(notes, "sounds of", "real")
+    add.click()
+    notes.get_by_role("button", name="D3, 147 hertz").click()
+    drawn(notes)
+    found = [tuple(sound) for sound in state(notes, "e.cloud.map(s => [s.source, s.note])")]
+    assert min(found.count((source, 3)) for source in ("generated", "real")) >= 28  # of 30
+    assert len(found) <= 63
+    assert state(notes, "[e.shown.note, e.shown.source]") == [0, "real"]
+    sounds = state(notes, "e.state.sounds")
+    notes.evaluate(
+        """root => {
+            for (const repeat of [false, true, true])
+                root.querySelector("button").dispatchEvent(new KeyboardEvent(
+                    "keydown", { code: "Digit2", key: "2", repeat, bubbles: true }));
+        }"""
+    )
+    drawn(notes)
+    assert state(notes, "e.state.sounds") == sounds + 1  # a key that is held sounds once
+    reset.click()
+
+
 def test_a_note_by_touch(phone):
     notes = phone.explorer("notes")
     before = drawn(notes)
@@ -1632,6 +1752,23 @@ def test_a_stored_explorer_is_refreshed():
     other = old.replace('"weights": "', '"weights": "AAAA')
     assert live.refreshed(other) == now.replace('"weights": "', '"weights": "AAAA')  # data stay
     assert live.refreshed("<b>no explorer</b>") == "<b>no explorer</b>"
+
+
+def test_a_generator_that_does_not_fit_is_refused():
+    grey = {"latent_dim": 4, "width": 2}
+    plain = networks.ConvGenerator(shape=(1, 8, 8), **grey)
+    colour = networks.ConvGenerator(shape=(3, 8, 8), classes=4, **grey)
+    with pytest.raises(ValueError, match="at least 2 classes, but G has 0"):
+        explore.classes(plain)
+    with pytest.raises(ValueError, match="at least 1 classes, but G has 0"):
+        explore.directions(plain, {}, {})
+    with pytest.raises(ValueError, match=r"square grey images \(1, S, S\), not of \(3, 8, 8\)"):
+        explore.latent(colour)
+    with pytest.raises(ValueError, match=r"sounds \(1, L\), not of \(3, 8, 8\)"):
+        explore.notes(colour, {}, 4000)
+    with pytest.raises(ValueError, match="10 classes, but there are 1 pitches"):
+        explore.notes(audio.SoundGenerator(classes=10), {"A3": 220.0}, 4000)
+    explore.latent(plain)
 
 
 def test_a_preset_that_the_page_does_not_have_is_refused():

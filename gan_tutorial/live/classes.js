@@ -13,7 +13,11 @@ ganLive.classes = (() => {
     const { element, button, slider, choice, readout } = ganLive.page;
     const { rounded, numbered, onArrows } = ganLive.page;
     const { classes, side, latent } = packed;
-    const START = { digit, towards: 8, share: 0, limit: NO_LIMIT, seed: 1, style: 0 };
+    const last = classes - 1;
+    const START = {
+      digit: Math.min(digit, last), towards: Math.min(8, last), share: 0, limit: NO_LIMIT, seed: 1,
+      style: 0,
+    };
     const state = { ...START };
     const samples = [];
 

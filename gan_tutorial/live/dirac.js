@@ -70,18 +70,19 @@ ganLive.dirac = (() => {
     function show() {
       const factor = Math.max(...eigenvalues(settings).map(([x, y]) => Math.hypot(x, y)));
       const [first, now] = [states[0], states[time]].map(([theta, psi]) => Math.hypot(theta, psi));
+      const distance = now < 1e4 ? digits(now, 4) : "beyond 10,000";
       const verdict = factor > 1 + 1e-9 ? "grows" : factor > 1 - 1e-9 ? "undecided" : "shrinks";
       numbers.show({
         factor: digits(factor, 4),
         verdict,
         first: digits(first),
-        now: now < 1e4 ? digits(now, 4) : "beyond 10,000",
+        now: distance,
       });
       plane.node.setAttribute(
         "aria-label",
         `The plane of theta and psi. Start at theta ${digits(start[0], 2)}, psi ` +
           `${digits(start[1], 2)}; arrow keys move it. ` +
-          `After ${time} steps the distance from the equilibrium is ${digits(Math.min(now, 1e4))}.`,
+          `After ${time} steps the distance from the equilibrium is ${distance}.`,
       );
       for (const plot of [plane, circle, race]) plot.redraw();
     }

@@ -122,6 +122,15 @@ def pack(G: Generator, bits: int = BITS) -> dict[str, object]:
     }
 
 
+def _require(G: Generator, dimensions: int = 3, classes: int = 0) -> None:
+    """Raise ValueError unless G makes grey squares (or sounds, 2), in so many classes at least."""
+    kind = {3: "square grey images (1, S, S)", 2: "sounds (1, L)"}[dimensions]
+    if len(G.shape) != dimensions or G.shape[0] != 1 or len(set(G.shape[1:])) != 1:
+        raise ValueError(f"the explorer needs a generator of {kind}, not of {tuple(G.shape)}")
+    if G.classes < classes:
+        raise ValueError(f"the explorer needs at least {classes} classes, but G has {G.classes}")
+
+
 def _explorer(G: Generator, name: str, title: str, hint: str, alt: str, **data: object) -> Explorer:
     data["G"] = pack(G)
     return Explorer(name, {}, title, hint, alt, name, scripts=("generator",), data=data)
@@ -132,7 +141,11 @@ def latent(G: Generator) -> Explorer:
 
     Args:
         G: a generator of square grey images.
+
+    Raises:
+        ValueError: G makes something else.
     """
+    _require(G)
     hint = (
         "Walk from a to b. In the middle of the line z is short, and on average the image is "
         "fainter: try several ends. Then lower the limit c: the samples grow alike and fade to "
@@ -152,7 +165,11 @@ def classes(G: Generator) -> Explorer:
 
     Args:
         G: a conditional generator of square grey images.
+
+    Raises:
+        ValueError: G makes something else, or has fewer than two classes.
     """
+    _require(G, classes=2)
     hint = (
         "Ask for a digit. Click one of its twelve samples, and all ten digits above take its z, "
         "and with it slant and stroke. Then lower the limit of z, or mix in another label."
@@ -174,7 +191,11 @@ def directions(
         G: a conditional generator of square grey images.
         vectors: directions (latent_dim,) in z by name; one slider for each.
         spread: of ``slant`` and ``thickness``, the standard deviation within the classes.
+
+    Raises:
+        ValueError: G makes something else, or has no classes.
     """
+    _require(G, classes=1)
     hint = (
         "Move each slider on its own, and see which bar it moves. Which direction found from the "
         "weights slants the digits? Does the random one do nothing? Then undo one with another."
@@ -197,7 +218,13 @@ def notes(G: Generator, pitches: Mapping[str, float], rate: int) -> Explorer:
         G: a conditional generator of sounds (1, length), such as a ``SoundGenerator``.
         pitches: in hertz, of each label, by the name of its note.
         rate: samples per second.
+
+    Raises:
+        ValueError: G makes something else, or there is not a pitch for each of its classes.
     """
+    _require(G, dimensions=2, classes=1)
+    if len(pitches) != G.classes:
+        raise ValueError(f"G has {G.classes} classes, but there are {len(pitches)} pitches")
     hint = (
         "Play the scale, or click a note and go on with the keys from 1 to 0; nothing sounds by "
         "itself. Add thirty unheard sounds of the generator, then thirty of real strings: whose "

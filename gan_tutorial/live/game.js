@@ -155,8 +155,8 @@ ganLive.game = (() => {
         context.strokeRect(0.5, y + 18.5, width - 1, 12);
       };
       draw(4, "JS(p, q), from 0 to log 2", now.js / Math.LN2, "purple");
-      const share = 1 + now.value / Math.log(4);
-      draw(44, share < 0 ? "V(D, G), below −log 4" : "V(D, G), from −log 4 to 0", share, "blue");
+      const share = 1 + now.value / Math.log(4); // 0 where q is p, up to rounding
+      draw(44, share < -1e-6 ? "V(D, G), below −log 4" : "V(D, G), from −log 4 to 0", share, "blue");
     }
 
     function move(change) {

@@ -131,7 +131,8 @@ ganLive.generator = (() => {
 
   // Unpack a generator, and work with it in slices of about `budget` milliseconds, so that the page
   // stays smooth. A job is a function* of the generator; one under the name of another takes its
-  // place. after() shows what was done, 30 times a second, and at the end.
+  // place, and one that is added first goes before those that wait. after() shows what was done, 30
+  // times a second, and at the end.
   function worker(packed, after, budget = 10) {
     const jobs = new Map(), { port1, port2 } = new MessageChannel(); // timers would wait 4 ms
     let G = null, [waiting, done, before] = [false, false, 0];
@@ -152,8 +153,11 @@ ganLive.generator = (() => {
       [done, before] = [false, start];
       after(jobs.size === 0);
     };
-    function add(name, job) {
+    function add(name, job, first = false) {
+      const others = first && G ? [...jobs].filter(([other]) => other !== name) : [];
+      if (others.length) jobs.clear();
       jobs.set(name, { job, work: null });
+      for (const [other, entry] of others) jobs.set(other, entry);
       wake();
     }
     add("unpack", function* () {

@@ -179,7 +179,8 @@ ganLive.losses = (() => {
       ),
       element("p", { class: "gan-live-caption" },
         "Where two curves coincide, one is dashed on top of the other. An arrowhead at the edge: " +
-          "the value lies outside. Of G’s losses only the relativistic one uses the other sample."),
+          "the value lies outside. D’s losses are those of the pair; of G’s only the relativistic " +
+          "one uses the other sample."),
       element("table", {}, element("thead", {}, head), body),
     );
     update();

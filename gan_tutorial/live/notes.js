@@ -122,42 +122,46 @@ ganLive.notes = (() => {
     const START = { note: 3, source: "generated", seed: 1, share: 0 };
     const state = { ...START, sounds: 0 };
     const TONES = { generated: "orange", real: "blue" };
-    let output = null, timer = 0, shown = null;
+    let timer = 0, shown = null;
     const cloud = new Map(); // what was measured, by source, note and seed
 
     // The share of the next note: of its label, or of the way to its pitch.
-    const asked = () => {
-      const next = hertz[state.note + 1] ?? hertz[state.note];
-      return hertz[state.note] ** (1 - state.share) * next ** state.share;
+    const asked = ({ note, share } = state) => {
+      const next = hertz[note + 1] ?? hertz[note];
+      return hertz[note] ** (1 - share) * next ** share;
     };
     const mixed = () => state.share > 0 && state.note + 1 < names.length;
+    const wanted = () => {
+      const { source, note, seed, share } = state;
+      return { source, note, seed, share: mixed() ? share : 0 };
+    };
 
-    function* make(G) {
-      if (state.source === "generated") {
-        const [z] = latents(state.seed, 1, packed.latent), { note, share } = state;
-        const label = mixed() ? [[note, 1 - share], [note + 1, share]] : note;
+    function* make(G, { source, note, seed, share }) {
+      if (source === "generated") {
+        const [z] = latents(seed, 1, packed.latent);
+        const label = share ? [[note, 1 - share], [note + 1, share]] : note;
         return yield* G.generating(z, label);
       }
       // as gan_tutorial.beyond.audio.plucked_strings
-      const [detune, decay, brightness, phase] = array(4).map(uniforms(state.seed));
+      const [detune, decay, brightness, phase] = array(4).map(uniforms(seed));
       return pluck({
-        pitch: asked() * 2 ** ((20 * detune - 10) / 1200), decay: 2 + 6 * decay,
+        pitch: asked({ note, share }) * 2 ** ((20 * detune - 10) / 1200), decay: 2 + 6 * decay,
         brightness: 0.4 + 0.5 * brightness, phase: 2 * Math.PI * phase,
       }, length, rate);
     }
 
     // The same, played if it is asked for, and measured; one without a pitch has no decay and no
     // brightness.
-    function* measured(G, aloud = false) {
-      const { source, note, seed } = state, pure = !mixed();
-      const x = yield* make(G);
-      if (aloud && output) sound(x);
+    function* measured(G, ask, aloud = false) {
+      const x = yield* make(G, ask);
+      if (aloud && ganLive.output) sound(x);
       yield;
       const found = pitch(x, rate);
       yield;
       const [decay, brightness] = found ? decayAndBrightness(x, found, rate) : [NaN, NaN];
+      const { source, note, seed, share } = ask;
       const entry = { x, pitch: found, decay, brightness, note, source };
-      if (found && pure) cloud.set([source, note, seed].join(), entry);
+      if (found && !share) cloud.set([source, note, seed].join(), entry);
       return entry;
     }
 
@@ -165,7 +169,7 @@ ganLive.notes = (() => {
       const samples = Float32Array.from(upsample(x, FACTOR)), fast = FACTOR * rate;
       const faded = Math.round(FADE * fast);
       for (let i = 1; i <= faded; i++) samples[samples.length - i] *= i / faded;
-      const buffer = output.createBuffer(1, samples.length, fast);
+      const { output } = ganLive, buffer = output.createBuffer(1, samples.length, fast);
       buffer.copyToChannel(samples, 0);
       const source = output.createBufferSource();
       source.buffer = buffer;
@@ -178,10 +182,11 @@ ganLive.notes = (() => {
       keys.forEach((key, i) => key.setAttribute("aria-pressed", String(i === state.note)));
       share.input.disabled = state.note + 1 === names.length;
       many.disabled = mixed(); // a mixture is no sound of this note
+      const ask = wanted();
       work.add("look", function* (G) {
-        shown = yield* measured(G, aloud);
+        shown = yield* measured(G, ask, aloud);
         say();
-      });
+      }, true);
     }
 
     function say() {
@@ -198,8 +203,8 @@ ganLive.notes = (() => {
 
     function press(note) {
       // only now, as a page must not sound by itself
-      if (globalThis.AudioContext) output ??= new AudioContext();
-      output?.resume();
+      if (globalThis.AudioContext) ganLive.output ??= new AudioContext();
+      ganLive.output?.resume();
       state.note = note;
       look(true);
     }
@@ -211,6 +216,7 @@ ganLive.notes = (() => {
     }
 
     function climb(note, back) {
+      if (!root.isConnected) return stop();
       if (note === names.length) {
         state.note = back;
         look();
@@ -233,7 +239,7 @@ ganLive.notes = (() => {
     root.addEventListener("keydown", (event) => {
       const digit = /^Digit(\d)$/.exec(event.code)?.[1];
       if (!digit || event.target.tagName === "SELECT") return;
-      if (event.ctrlKey || event.altKey || event.metaKey) return;
+      if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
       const note = (Number(digit) + 9) % 10; // 0 stands after 9
       stop();
       if (note < names.length) press(note);
@@ -299,12 +305,16 @@ ganLive.notes = (() => {
       for (const { redraw } of [wave, bars, scatter]) redraw();
     });
     const many = button(`Add ${MANY} unheard`, () => {
-      for (let i = 0; i < MANY; i++)
-        work.add(`sound ${i}`, function* (G) {
-          state.seed += 1;
-          shown = yield* measured(G);
+      for (let i = 0; i < MANY; i++) {
+        state.seed += 1;
+        const ask = wanted();
+        work.add(`sound ${ask.seed}`, function* (G) {
+          const entry = yield* measured(G, ask), now = wanted();
+          if (ask.source !== now.source || ask.note !== now.note || now.share) return;
+          shown = entry;
           say();
         });
+      }
     });
     const scale = button("Play the scale", () => {
       if (timer) stop();

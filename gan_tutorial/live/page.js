@@ -274,7 +274,7 @@ ganLive.page = (() => {
       if (!running) return;
       frame(Math.min(now - before, 100));
       before = now;
-      if (running && visible) request = requestAnimationFrame(tick);
+      if (running && visible && !request) request = requestAnimationFrame(tick);
     };
     const update = () => {
       if (running && visible && !request) {
@@ -302,6 +302,15 @@ ganLive.page = (() => {
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+  // JupyterLab takes keys that are pressed in an output for its own: arrows leave the cell, digits
+  // make it a heading.
+  function keepKeys(root) {
+    root.addEventListener("keydown", (event) => {
+      if (!(event.altKey || event.ctrlKey || event.metaKey || event.shiftKey))
+        event.stopPropagation();
+    });
+  }
+
   // Put an explorer in the place of its still picture, once the page has been painted, and the
   // explorer too: its pictures are drawn in a box of no height.
   function mount(root, name, options) {
@@ -311,6 +320,7 @@ ganLive.page = (() => {
         const still = root.querySelector(".gan-live-still");
         const box = element("div", { class: "gan-live-box gan-live-unseen" });
         still.before(box);
+        keepKeys(root);
         const explorer = ganLive.explorers[name](box, options);
         root.explorer = explorer;
         const show = () => {

@@ -403,7 +403,8 @@ ganLive.trainer = (() => {
         "aria-label",
         `Step ${step}: high quality ${Math.round(100 * quality)}%, modes covered ${modes}` +
           (recipe.data === "draw"
-            ? ". Arrow keys move the pen, space adds a point, backspace removes the last."
+            ? ". Arrow keys move the pen, space adds a point" +
+              (drawn ? ", backspace removes the last." : ", the first in place of the spiral.")
             : ""),
       );
       divergence.redraw();
@@ -476,7 +477,7 @@ ganLive.trainer = (() => {
         for (let now = start; now + took < start + SLICE && !due; now += took) {
           underway ??= training.turns();
           if (underway.next().done) {
-            underway = null;
+            [underway, turn] = [null, "D"];
             due = training.step % EVERY === 0;
           }
           took = performance.now() - now;
@@ -486,8 +487,9 @@ ganLive.trainer = (() => {
     let [due, underway] = [false, null]; // numbers to show; a step whose last turn is to come
 
     function settle() {
-      if (underway) finish(underway);
-      underway = null;
+      if (!underway) return;
+      finish(underway);
+      [underway, turn] = [null, "D"];
     }
 
     function takeTurn(player) {
@@ -546,8 +548,8 @@ ganLive.trainer = (() => {
         due = false;
         settle();
         look();
-        measure();
-        return stop(`Paused after step ${training.step}.`);
+        stop(`Paused after step ${training.step}.`);
+        return measure(); // which says so if the game has diverged
       }
       if (!training.data.centres.length) return say("Draw some points first.");
       if (!slow && shown.average !== wanted) restore();
@@ -721,10 +723,11 @@ ganLive.trainer = (() => {
       shown.average = layers.average.input.checked = wanted;
       reset();
       if (playing && !training.data.centres.length) toggle();
-      if (packed()) say("D judges packs of samples, so it has no field in the plane.");
-      else if (drawing) say("Draw with a finger, the mouse or the keys; then press Play.");
+      const how = drawing ? "Draw with a finger, the mouse or the keys; then press Play." : "";
+      if (packed())
+        say(`D judges packs of samples, so it has no field in the plane.${playing ? "" : ` ${how}`}`);
       else if (playing) sayWhat();
-      else say("Ready: step 0.");
+      else say(how || "Ready: step 0.");
     }
 
     const log = { log: true, step: 0.05, text: scientific };
