@@ -309,8 +309,8 @@ class Run:
                 with the same images only, wherever they lie.
 
         Raises:
-            ValueError: there is a run of a step or more and resume is not set, or it has other
-                settings, other images or more steps.
+            ValueError: there is a run of a step or more, or its best checkpoint, and resume is not
+                set, or it has other settings, other images or more steps.
         """
         settings = {"data": dataset, "warm_start": start_from, "keep_best": judge is not None}
         settings["recipe"] = asdict(recipe)
@@ -330,7 +330,15 @@ class Run:
             run.rows = run._read_log()
             if judge and (folder / cls.BEST).exists():
                 run.best = read_settings(folder / cls.BEST)["validation_fd"]
-        elif start_from is not None:
+            return run
+        best = folder / cls.BEST
+        if best.exists() and (kept := read_settings(best))["step"]:  # all that is left of a run
+            if not resume:
+                advice = "move it away, give another --out, or --resume to begin the same run anew"
+                raise ValueError(f"{best} is of step {kept['step']} of a run; {advice}")
+            run._check_same_settings(kept)
+            run.best = kept["validation_fd"]
+        if start_from is not None:
             run._check_same_networks(find(start_from))
             warm_start(run.state, find(start_from))
         return run
@@ -468,7 +476,7 @@ def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key in sorted(tensors):
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
-        digest.update(tensors[key].numpy().tobytes())
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -153,9 +153,18 @@ class StackedDigits:
 
     Attributes:
         digits: grey images in ten classes, such as ``load_images("digits")``.
+
+    Raises:
+        DataError: the images are not grey, or not in ten classes.
     """
 
     digits: ImageSet
+
+    def __post_init__(self) -> None:
+        channels, classes = self.digits.shape[0], len(self.digits.classes)
+        if (channels, classes) != (1, 10):
+            found = f"{channels} channels and {classes} classes"
+            raise DataError(f"stacks need grey digits in ten classes, not images with {found}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -187,11 +196,12 @@ def to_unit_range(images: Tensor) -> Tensor:
     """Scale images from [0, 255], uint8 or float, to float32 in [-1, 1], the range of tanh.
 
     Raises:
-        DataError: a float value is outside [0, 255], or NaN.
+        DataError: a float value is outside [0, 255], or NaN; or all are in [0, 1], and not all 0.
     """
     if images.dtype != torch.uint8 and images.numel():
         low, high = images.min().item(), images.max().item()
-        if not 0 <= low <= high <= 255:  # also NaN
+        unit = images.is_floating_point() and 0 < high <= 1  # as torchvision's ToTensor scales
+        if not 0 <= low <= high <= 255 or unit:  # also NaN
             raise DataError(f"pixels must be in [0, 255], not {low:g} to {high:g}; scaled already?")
     return images.float() / 127.5 - 1
 
@@ -264,8 +274,8 @@ def load_images(
     checks.require_choice("split", split, SPLITS)
     if size is not None:
         checks.require_integer("size", size, least=1)
-    if channels is not None:
-        checks.require_choice("channels", str(channels), ("1", "3"))
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1, grey, or 3, colour, but is {channels!r}")
     if name in NAMES and Path(name).is_dir() and not pictures.is_run(Path(name)):
         here = f"{name} is this package's set; for the folder of that name write ./{name}"
         warnings.warn(here, stacklevel=2)

@@ -13,7 +13,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A reader of ``path`` sees the old file or the complete new one, never a part, even if the
     process is killed or the disk is full. Missing folders are created. The temporary name is always
-    the same, so what a killed process leaves behind is overwritten by the next one.
+    the same, so what a killed process leaves behind is overwritten by the next one, and only one
+    process at a time may write ``path``.
 
     Raises:
         OSError: the file cannot be written; the old one is untouched.

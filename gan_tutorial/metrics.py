@@ -385,7 +385,12 @@ class FlowerReport:
 
 
 def flower_report(images: Tensor, labels: Tensor) -> FlowerReport:
-    """Judge flowers (N, 3, S, S) in [-1, 1] that were asked for as the classes ``labels`` (N,)."""
+    """Judge flowers (N, 3, S, S) in [-1, 1] that were asked for as the classes ``labels`` (N,).
+
+    Raises:
+        DataError: the images have another shape or range.
+    """
+    data.require_images(images, (3, *images.shape[2:]))
     images = images.detach().cpu()
     found = mixtures.measure_flowers(images)
     drawn = data.to_unit_range(found.draw(images.shape[-1]))
@@ -444,7 +449,12 @@ class StackEvaluator:
         self.classifier_error = 1 - right**3  # the three are drawn independently
 
     def modes(self, stacks: Tensor) -> Tensor:
-        """Return the mode, int64 (N,) on the CPU, of stacks (N, 3, 28, 28) in [-1, 1]."""
+        """Return the mode, int64 (N,) on the CPU, of stacks (N, 3, 28, 28) in [-1, 1].
+
+        Raises:
+            DataError: the stacks have another shape or range.
+        """
+        data.require_images(stacks, self.train.shape)
         channels = stacks.flatten(0, 1).unsqueeze(1)  # (3 N, 1, 28, 28)
         _, digits = self.classifier.extract(channels, batch_size=50)
         return digits.cpu().unflatten(0, (-1, 3)) @ torch.tensor([100, 10, 1])

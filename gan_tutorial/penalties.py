@@ -51,7 +51,8 @@ def approximate_gradient_norm(
     second derivative. Lin et al. 2025 (arXiv 2501.08316) approximate R1 like this, with another
     factor; at generated samples it approximates R2. If D mixes the samples of a group, as with
     ``networks.MinibatchStd``, all of them move, and the mean tends to the squared norm of one
-    logit's gradient with respect to the whole group.
+    logit's gradient with respect to the whole group. D must be the same in both passes: no dropout,
+    and no spectral norm, whose power iteration changes the weights in each.
 
     Args:
         D: the discriminator.

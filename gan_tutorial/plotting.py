@@ -186,6 +186,9 @@ class Player:
         alt: what the pictures show, for readers who cannot see them.
         seconds: how long one pass takes.
         width: in pixels; wider pictures shrink to the page.
+
+    Raises:
+        ValueError: there are no frames, or not a label for each.
     """
 
     def __init__(
@@ -196,6 +199,9 @@ class Player:
         seconds: float = 6.0,
         width: int = 480,
     ) -> None:
+        if not len(frames) == len(labels) > 0:
+            counts = f"{len(frames)} frames and {len(labels)} labels"
+            raise ValueError(f"a player needs frames and a label for each, not {counts}")
         self.pictures = [_webp(frame, width) for frame in frames]
         self.labels, self.alt, self.seconds, self.width = list(labels), alt, seconds, width
 
@@ -264,7 +270,10 @@ _PLAYER_SCRIPT = """(root, delay) => {
 
 
 def _webp(frame: Figure | np.ndarray, width: int) -> str:
-    """Return a figure or an image, at twice the given width at most, as a data URI (WebP)."""
+    """Return a figure or an image as a data URI (WebP).
+
+    A figure has at most twice the given width; a smaller image is enlarged by a whole factor.
+    """
     if isinstance(frame, Figure):
         buffer = io.BytesIO()
         frame.savefig(buffer, format="png", dpi=min(2 * width / frame.get_figwidth(), 160))

@@ -37,8 +37,6 @@ class Recipe(training.TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.require_choice("network", self.network, networks.NETWORKS)
-        for name in ("shape", "hidden"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
         sizes = {"latent_dim": self.latent_dim, "width": self.width, "classes": self.classes}
         for name, value in sizes.items():
             checks.require_integer(name, value, least=0 if name == "classes" else 1)
@@ -177,8 +175,17 @@ def init_packed(
 ) -> training.TrainState:
     """Return ``recipe.init``'s state, with an MLP for D that judges ``pack`` samples at a time.
 
-    PacGAN (Lin et al. 2018, section 3); ``pack`` must divide the batch size.
+    PacGAN (Lin et al. 2018, section 3).
+
+    Raises:
+        ValueError: ``pack`` does not divide the batch size, or the recipe has classes, which this D
+            would not see.
     """
+    checks.require_integer("pack", pack, least=1)
+    if recipe.batch_size % pack:
+        raise ValueError(f"pack must divide batch_size, {recipe.batch_size}, but is {pack}")
+    if recipe.classes:
+        raise ValueError(f"a packed D sees no labels; set classes to 0, not {recipe.classes}")
     with runtime.seeded(recipe.seed):
         shape = (pack, *recipe.shape)
         D = networks.MLPDiscriminator(shape, recipe.hidden[::-1], spectral=recipe.spectral)

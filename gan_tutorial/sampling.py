@@ -71,14 +71,15 @@ def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: in
     Raises:
         ValueError: a sample is not finite.
     """
-    device, was_training = next(G.parameters()).device, G.training
+    device, training = next(G.parameters()).device, [m for m in G.modules() if m.training]
     inputs = (z,) if labels is None else (z, labels)
     batches = zip(*(x.split(batch_size) for x in inputs), strict=True)
     G.eval()
     try:
         samples = torch.cat([G(*(x.to(device) for x in batch)).cpu() for batch in batches])
     finally:
-        G.train(was_training)
+        for module in training:  # and no others: some layers may be frozen
+            module.training = True
     if not torch.isfinite(samples).all():
         raise ValueError("the generator returned NaN or infinity; did its training diverge?")
     return samples
@@ -137,10 +138,10 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
     Spherical interpolation (White 2016, section 2.1). Between vectors of equal length the length is
     constant along the way, and in many dimensions nearly all vectors from N(0, 1) have nearly the
-    same length. For parallel vectors, and from or to 0, it is the straight line.
+    same length. For parallel or opposite vectors, and from or to 0, it is the straight line.
     """
-    cosine = torch.dot(start / start.norm(), end / end.norm()).clamp(-1, 1)
-    angle = torch.acos(cosine)
+    u, v = start / start.norm(), end / end.norm()
+    angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if not 1e-4 <= angle <= torch.pi - 1e-4:  # also NaN
         return lerp(start, end, steps)
     t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device).unsqueeze(1)
@@ -156,6 +157,8 @@ class Nearest(NamedTuple):
 
 def nearest(samples: Tensor, images: Tensor) -> Nearest:
     """Return the image nearest to each sample, by Euclidean distance over all values of an image.
+
+    Of images that are nearer than about 0.03 any may be returned, not only the nearest.
 
     Args:
         samples: (N, …); pixels or features.

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol, Self
 
 import torch
@@ -72,6 +72,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in (setting.name for setting in fields(self)):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         checks.require_choice("objective", self.objective, losses.OBJECTIVES)
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
             checks.require_integer(name, getattr(self, name), least)
@@ -81,14 +83,21 @@ class TrainConfig:
         checks.require_number("lr_end", self.lr_end, most=1.0)
         if self.bf16 and self.penalty_noise:
             raise ValueError("bf16 rounds too coarsely for penalty_noise; set one of them to 0")
-        object.__setattr__(self, "augment", tuple(self.augment))  # JSON gives a list
+        object.__setattr__(self, "augment", tuple(self.augment))
         for name in self.augment:
             checks.require_choice("augment", name, AUGMENTATIONS)
-        object.__setattr__(
-            self, "betas", tuple(map(float, self.betas))
-        )  # Adam refuses an integer 0
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers, but is {self.betas!r}")
         for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
             checks.require_number(name, beta, below=1.0)
+        # Adam refuses an integer 0
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
+
+
+def _plain(value: object) -> object:
+    """Return a setting with Python's numbers for NumPy's and PyTorch's, and tuples for lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass
@@ -346,11 +355,17 @@ def one_step(
 
 
 def set_learning_rates(state: TrainState, recipe: TrainConfig) -> None:
-    """Give both optimisers the learning rates of the step to come."""
+    """Give both optimisers the learning rates of the step to come.
+
+    On a GPU they are numbers of float32, as a recorded step holds them.
+    """
     factor = 1 - (1 - recipe.lr_end) * state.step / recipe.steps
     for optimiser, lr in ((state.opt_G, recipe.lr_G), (state.opt_D, recipe.lr_D)):
+        rate = factor * lr
+        if has_graphs(state.device):
+            rate = torch.tensor(rate, dtype=torch.float32).item()
         for group in optimiser.param_groups:
-            group["lr"] = factor * lr
+            group["lr"] = rate
 
 
 @torch.no_grad()
@@ -379,11 +394,15 @@ def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> Non
         raise ValueError(f"G makes samples {made}, but the data are {given}; build G for {given}")
     if recipe.augment and real.ndim != 4:
         raise ValueError(f"augment changes images (N, C, H, W), but the data are {given}")
-    if classes := getattr(state.G, "classes", 0):
-        largest = int(getattr(data, "labels", labels).max())  # of all labels, if the data have them
-        if largest >= classes:
-            fault = f"the networks have {classes} classes, but the data have label {largest}"
-            raise ValueError(fault)
+    for name, network in (("G", state.G), ("D", state.D)):
+        if classes := getattr(network, "classes", 0):
+            largest = int(getattr(data, "labels", labels).max())  # of all, if the data have them
+            if largest >= classes:
+                fault = f"{name} has {classes} classes, but the data have label {largest}"
+                raise ValueError(fault)
+    if recipe.penalty_noise and any(map(nn.utils.parametrize.is_parametrized, state.D.modules())):
+        fault = "penalty_noise compares two passes of D, and spectral norm changes D in each"
+        raise ValueError(f"{fault}; set penalty_noise to 0, or spectral to False")
     D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
     logits = D(real, labels)
     count = len(real) // getattr(D, "pack", 1)  # networks.Packed has one for each pack
@@ -409,9 +428,12 @@ def stop_on_nan(
             there. Without it the last steps are checked once ``logs`` ends.
 
     Raises:
-        DivergedError: a d_loss, a g_loss, or a parameter of G or D is not finite. ``state`` is that
-            of the last check, or the initial one: save it, or continue with lower learning rates.
+        DivergedError: a d_loss, a g_loss, a parameter of G or D, or a moment of Adam is not finite.
+            ``state`` is that of the last check, or the initial one: save it, or continue with lower
+            learning rates.
+        ValueError: ``every`` is below 1.
     """
+    checks.require_integer("every", every, least=1)
     good, unchecked = copy.deepcopy(state.state_dict()), []
     for log in logs:
         unchecked.append(log)
@@ -430,9 +452,18 @@ def _restore_if_diverged(logs: list[Log], state: TrainState, good: dict) -> None
         for name in ("d_loss", "g_loss")
         if not math.isfinite(log[name])
     ]
-    norm = nn.utils.get_total_norm([*state.G.parameters(), *state.D.parameters()])
-    if not norm.isfinite():  # a finite loss may have a NaN gradient
-        faults.append(f"a weight is NaN or infinite after step {state.step}")
+    weights = [*state.G.parameters(), *state.D.parameters()]
+    moments = [
+        moment
+        for optimiser in (state.opt_G, state.opt_D)
+        for values in optimiser.state.values()
+        for name, moment in values.items()
+        if name.startswith("exp_avg")
+    ]
+    for name, tensors in (("a weight", weights), ("a moment of Adam", moments)):
+        largest = nn.utils.get_total_norm(tensors, norm_type=math.inf)
+        if not largest.isfinite():  # a finite loss may have a NaN gradient
+            faults.append(f"{name} is NaN or infinite after step {state.step}")
     if faults:
         state.load_state_dict(good)
         advice = "lower the learning rates, add a penalty (r1), or look for bad data"

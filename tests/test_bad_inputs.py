@@ -22,7 +22,7 @@ from torch import nn
 from gan_tutorial import checkpoints, data, metrics, mixtures, networks, plotting, runtime, training
 from gan_tutorial.checkpoints import CheckpointError
 from gan_tutorial.data import DataError, load_images, to_bytes, to_unit_range
-from gan_tutorial.recipes import Recipe, preset
+from gan_tutorial.recipes import Recipe, init_packed, preset
 from gan_tutorial.sampling import generate
 
 NAN, INF = math.nan, math.inf
@@ -101,6 +101,13 @@ SETS = {
     "negative label": (call(image_set, labels=torch.arange(8) - 5), "-5"),
     "scaled twice": (call(to_unit_range, images(value=-1)), "already"),
     "NaN pixels": (call(to_unit_range, images(value=NAN)), "nan"),
+    "scaled to [0, 1]": (call(to_unit_range, images(value=0.9)), "already"),
+    "stacks of clothes in four classes": (call(data.StackedDigits, image_set()), "4 classes"),
+    "grey stacks": (lambda _: metrics.StackEvaluator().report(torch.zeros(6, 1, 28, 28)), "3, 28"),
+    "NaN flowers": (
+        call(metrics.flower_report, torch.full((2, 3, 32, 32), NAN), torch.zeros(2).long()),
+        "nan",
+    ),
     "bytes again": (call(to_bytes, image_set().pixels), "uint8"),
     "one image": (call(plotting.tile, images()[0]), r"shape .*\(1, 8, 8\)"),
     "unscaled": (call(plotting.tile, images(value=2)), "from 2 to 2; see"),
@@ -109,7 +116,8 @@ SETS = {
 }
 ARGUMENTS = {
     "split": (call(load_images, "digits", "val"), "split must be one of train, test.*'val'"),
-    "channels": (call(load_images, "digits", channels=2), "channels must be one of 1, 3.*'2'"),
+    "channels": (call(load_images, "digits", channels=2), "must be 1, grey, or 3, .*but is 2"),
+    "channels as text": (call(load_images, "digits", channels="1"), "3, colour, but is '1'"),
     "size 0": (call(load_images, "digits", size=0), "size must be an integer of at least 1"),
     "far too large": (folder(ONE, size=BEYOND), "size must be an integer from 1 to 9"),
     "no device": (call(runtime.choose_device, None), "'None' here; use one of auto, cpu"),
@@ -121,6 +129,10 @@ ARGUMENTS = {
     "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set one of them to 0"),
     "no setting": (call(Recipe, lr=1), "unexpected keyword argument 'lr'", TypeError),
     "side of 30": (call(Recipe(shape=(1, 30, 30)).build), r"8, 10, .* or 128, .*\(1, 30, 30\)"),
+    "pack and classes": (call(init_packed, replace(SMALL, classes=3), 2), "to 0, not 3"),
+    "pack of 3": (call(init_packed, SMALL, 3), "pack must divide batch_size, 4, but is 3"),
+    "no pack": (call(init_packed, SMALL, 0), "pack must be an integer of at least 1"),
+    "no frames": (call(plotting.Player, [], [], "nothing"), "not 0 frames and 0 labels"),
     "oblong": (call(Recipe(shape=(1, 8, 16)).build), r"\(C, S, S\).*\(1, 8, 16\)"),
     "points for conv": (call(Recipe(shape=(2,)).build), r"such as .*\(2,\)"),
 }
@@ -142,6 +154,8 @@ SETTINGS = [
     ("lr_D", NAN, "lr_D must be a number .*but is nan"),
     ("lr_end", 2, r"lr_end must be a number in \[0, 1\], but is 2"),
     ("ema", 1.0, r"ema must be a number in \[0, 1\), but is 1.0"),
+    ("betas", (0.5,), r"betas must be two numbers, but is \(0.5,\)"),
+    ("betas", 0.5, "betas must be two numbers, but is 0.5"),
     ("betas", (0.5, 1.0), r"beta2 must be a number in \[0, 1\), but is 1.0"),
     ("r1", -1, r"r1 must be a number in \[0, inf\), but is -1"),
     ("gp", INF, "gp must be a number .*but is inf"),
@@ -202,6 +216,18 @@ FIRST_BATCH = {
     "images of another size": (train(image_set(size=12)), r"\(1, 8, 8\), .*\(1, 12, 12\)"),
     "points for images": (train(mixtures.ring()), r"\(1, 8, 8\), but the data are \(2,\)"),
     "a class too many": (train(RARE, replace(SMALL, classes=3)), "3 classes, .*label 3"),
+    "a class too many for D": (
+        train(image_set(), replace(SMALL, classes=4), D=replace(SMALL, classes=2).build()[1]),
+        "D has 2 classes, .*label 3",
+    ),
+    "finite differences of a D that changes": (
+        train(image_set(), replace(SMALL, r1=0.1, penalty_noise=0.1, spectral=True)),
+        "spectral norm changes D in each; set penalty_noise to 0, or spectral to False",
+    ),
+    "no check": (
+        lambda _: list(training.stop_on_nan([], SMALL.init(), every=0)),
+        "every must be an integer of at least 1, but is 0",
+    ),
     "D with a column": (train(image_set(), D=Column()), r"logits \(4,\), not \(4, 1\)"),
     "D with NaN": (train(image_set(), D=Diverged()), "NaN or infinity for the first batch"),
     "NaN in the data": (train(mixtures.ring(std=NAN), POINTS), "check data and weights"),

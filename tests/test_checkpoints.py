@@ -488,6 +488,37 @@ def test_the_best_checkpoint_is_kept_after_worse_ones_and_after_a_resume(tmp_pat
     assert (kept["step"], kept["validation_fd"]) == (2, 1.0)
 
 
+def test_a_best_checkpoint_without_its_run_is_not_overwritten(tmp_path):
+    """As after a kill before the first save, or if the run was moved away."""
+    judge = mock.Mock(side_effect=[1.0, 2.0, 0.5])
+    run = checkpoints.Run.open(tmp_path, SMALL, "digits", judge=judge)
+    run.state.step = 2
+    run.save_if_best()
+    with pytest.raises(ValueError, match="is of step 2 of a run; move it away, give another --out"):
+        checkpoints.Run.open(tmp_path, SMALL, "digits", judge=judge)
+    other = replace(SMALL, seed=1)
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        checkpoints.Run.open(tmp_path, other, "digits", resume=True, judge=judge)
+    again = checkpoints.Run.open(tmp_path, SMALL, "digits", resume=True, judge=judge)
+    assert again.state.step == 0
+    kept = []
+    for step in (1, 3):
+        again.state.step = step
+        again.save_if_best()
+        best = checkpoints.read_settings(tmp_path / checkpoints.Run.BEST)
+        kept.append((best["step"], best["validation_fd"]))
+    assert kept == [(2, 1.0), (3, 0.5)]
+
+
+def test_half_precision_is_saved(tmp_path):
+    state, other = SMALL.init(), SMALL.init()
+    state.D.bfloat16()
+    other.D.bfloat16()
+    checkpoints.save(state, tmp_path / "x", {})
+    checkpoints.restore(other, tmp_path / "x")
+    assert same_bits(state, other)
+
+
 def test_a_folder_with_the_name_of_a_bundled_pair_hides_it_only_if_it_is_a_run(
     tmp_path, monkeypatch
 ):

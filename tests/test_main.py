@@ -558,7 +558,10 @@ BAD = {
         "download=True (--download)",
     ),
     "missing data to judge by": ("evaluate {run} --data cifar10 --root {new}", "(--root FOLDER)"),
-    "two channels": ("train --out {new} --channels 2", "channels must be one of 1, 3"),
+    "two channels": (
+        "train --out {new} --channels 2",
+        "channels must be 1, grey, or 3",
+    ),
     "unknown device": (
         "train --out {new} --device tpu9",
         "there is no device 'tpu9' here; use one of auto, cpu",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,6 +113,25 @@ def test_weights_depend_on_the_recipes_seed_alone(pictures):
     weights = [next(state.G.parameters()) for state in (one, two, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_numbers_of_numpy_and_pytorch_become_plain_ones():
+    """Else a run would train to its end, and then not be saved."""
+    given = recipes.Recipe(
+        seed=np.int64(1),
+        width=np.int32(4),
+        lr_G=np.float32(0.5),
+        ema=torch.tensor(0.5),
+        shape=torch.Size((1, 8, 8)),
+        hidden=np.array([8, 4]),
+        betas=[np.float64(0.5), 0],
+    )
+    plain = recipes.Recipe(
+        seed=1, width=4, lr_G=0.5, ema=0.5, shape=(1, 8, 8), hidden=(8, 4), betas=(0.5, 0.0)
+    )
+    assert given == plain
+    assert json.dumps(asdict(given)) == json.dumps(asdict(plain))
+    assert given.build()[0].shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("name", recipes.PRESETS)

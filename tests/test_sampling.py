@@ -80,6 +80,16 @@ def test_sampling_does_not_change_the_generator(generator, training):
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
 
 
+def test_sampling_leaves_frozen_layers_frozen(generator):
+    generator.train()
+    norm = next(m for m in generator.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.eval()
+    sampling.sample(generator, sampling.latents(4, 6))
+    assert generator.training
+    assert not norm.training
+    assert [m for m in generator.modules() if not m.training] == [norm]
+
+
 def test_samples_are_returned_on_the_cpu(generator, device):
     z = sampling.latents(3, 6)
     expected = sampling.sample(generator, z)
@@ -218,6 +228,14 @@ def test_vectors_between_the_ends_are_shorter_with_lerp_than_with_slerp(pair):
     middle = sampling.lerp(start, end, 3)[1].norm()
     assert middle < 1
     assert sampling.slerp(start, end, 3)[1].norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("away", [3e-4, 1e-3, 1e-2])
+def test_slerp_keeps_the_length_between_nearly_opposite_vectors(away):
+    angle = torch.tensor(torch.pi - away)
+    start, end = torch.tensor([1.0, 0.0]), torch.stack([angle.cos(), angle.sin()])
+    lengths = sampling.slerp(start, end, 9).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(9), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("end", [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])

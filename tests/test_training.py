@@ -38,8 +38,7 @@ PENALTIES = {
     "gp": {"gp": 10.0},
     "r1 + r2": {"r1": 1.0, "r2": 1.0},
 }
-# Powers of two, as a recorded step holds its learning rates in float32.
-SMALL = training.TrainConfig(steps=6, batch_size=4, lr_G=2**-9, lr_D=2**-10)
+SMALL = training.TrainConfig(steps=6, batch_size=4, lr_G=2e-3, lr_D=1e-3)
 
 
 def fresh(
@@ -433,6 +432,8 @@ STEPS = {  # what a step may consist of
 @pytest.mark.parametrize("name", STEPS)
 def test_a_replayed_step_has_the_same_bits(samples, replaying, name, kind, spectral, monkeypatch):
     """Weights, statistics, moments and logs of eight steps, of which five are replayed."""
+    if spectral and name == "finite differences":
+        pytest.skip("refused: spectral norm changes D between the two passes")
     monkeypatch.setattr(training, "has_bf16", lambda _: True)
     config = replace(SMALL, steps=8, **STEPS[name])
     states, logs = {}, {}
@@ -617,6 +618,13 @@ def test_after_a_nan_the_last_good_state_is_restored_and_the_error_names_both_st
         guarded(state, poisoned)
     assert state.step == restored
     assert same(state, reference)
+
+
+def test_an_infinite_moment_counts_as_divergence(samples):
+    """The weights stay finite, but such a state cannot be saved."""
+    config = replace(SMALL, objective="wasserstein")
+    with pytest.raises(training.DivergedError, match="a moment of Adam is NaN or infinite"):
+        guarded(fresh(), Poisoned(samples["mlp"], 3, 1e22), config)
 
 
 def test_training_can_continue_after_divergence(samples):
