@@ -72,8 +72,8 @@ $(READY): $(PAGES) requirements.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/%/.ready: requirements-%.txt
-	test -x .venv/$*/bin/pip || $(PYTHON) -m venv .venv/$*
+.venv/%/.ready: requirements-%.txt | $(READY)
+	test -x .venv/$*/bin/pip || $(BIN)/python -m venv .venv/$*
 	.venv/$*/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 

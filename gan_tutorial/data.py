@@ -1,5 +1,6 @@
 """Sets of images, each held as one uint8 tensor and scaled on the way out."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -14,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Self
 
+import filelock
 import numpy as np
 import torch
 import torchvision
@@ -341,7 +343,8 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
             if system is not None:
                 _unpack(system, Path(scratch) / subfolder / "raw")
             place, download = (scratch, False) if system else (root, download)
-            images = TORCHVISION[name](place, train=split == "train", download=download)
+            with _alone(root) if download else contextlib.nullcontext():
+                images = TORCHVISION[name](place, train=split == "train", download=download)
     except (RuntimeError, OSError, ValueError, EOFError, AssertionError, zlib.error) as error:
         place = "give its place with root= (--root FOLDER)"
         advice = f"{place}, or let torchvision fetch it with download=True (--download)"
@@ -351,6 +354,12 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
     pixels = torch.as_tensor(images.data)
     pixels = pixels.permute(0, 3, 1, 2).contiguous() if pixels.ndim == 4 else pixels.unsqueeze(1)
     return ImageSet(pixels, torch.as_tensor(images.targets), tuple(images.classes), name)
+
+
+def _alone(folder: Path) -> filelock.BaseFileLock:
+    """Return a lock on a folder: of several ranks one downloads, and the others find its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / ".lock")
 
 
 def _system_folder(name: str) -> Path | None:

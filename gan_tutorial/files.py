@@ -33,7 +33,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        reason = f"{os.strerror(error.errno)}; the previous file is kept"
+        kept = "; the previous file is kept" if path.exists() else ""
+        reason = os.strerror(error.errno) + kept
         raise OSError(error.errno, reason, str(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -166,6 +166,8 @@ def gan(
     The file is a checkpoint of step 0 whose G is the averaged one, for warm starts. Flowers and
     speech have settings of their own.
     """
+    if steps is not None and (steps < 1 or folder.resolve() == ASSETS):
+        raise typer.BadParameter("give 1 or more, and another --folder: these are for the package")
     if name == "speech":
         gan_speech(steps or audio.SPEECH_CONFIG.steps, folder)
         return

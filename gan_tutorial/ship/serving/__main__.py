@@ -1,15 +1,19 @@
 """Serve an exported generator over HTTP: python -m gan_tutorial.ship.serving model.onnx."""
 
-import argparse
-import socket
+import signal
 import sys
+
+if __name__ == "__main__":  # the first process of a container ignores SIGTERM without a handler
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+import argparse
+import contextlib
+import socket
 from dataclasses import fields
 from typing import NoReturn
 
-import prometheus_client
-
 from gan_tutorial import files
-from gan_tutorial.ship.serving.app import Service, application
+from gan_tutorial.ship.serving.app import Service, application, inside
 from gan_tutorial.ship.serving.limits import Limits, LimitsMiddleware, ServerState
 from gan_tutorial.ship.serving.model import OnnxGenerator
 from gan_tutorial.ship.serving.server import BACKLOG, Server, reserve_files
@@ -49,7 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("model", help="a file that gan_tutorial export wrote")
     add("--host", default="127.0.0.1", help="address to listen on; :: for all, IPv6 and IPv4")
     add("--port", type=int, default=8000, help="port; 0 for a free one, which is printed")
-    add("--metrics_port", type=int, help="serve /metrics on this port instead, not on --port")
+    add(
+        "--metrics_port",
+        type=int,
+        help="serve /metrics on this port, not on --port, and /healthz and /readyz on both",
+    )
     add("--threads", type=int, default=1, help="threads of the network")
     add("--drain", type=float, default=0.5, help="seconds from a signal to the last new connection")
     for field in fields(Limits):
@@ -66,23 +74,20 @@ def main(arguments: list[str] | None = None) -> None:
         reserve_files(limits.connections)
         state = ServerState()
         service = Service(OnnxGenerator(options.model, options.threads), limits, state)
-        listener = _listen(options.host, options.port)
-        if options.metrics_port is not None:
-            try:
-                prometheus_client.start_http_server(
-                    options.metrics_port, options.host, service.registry
-                )
-            except OSError:
-                listener.close()
-                raise
+        with contextlib.ExitStack() as opened:
+            listener = opened.enter_context(_listen(options.host, options.port))
+            own = None
+            if options.metrics_port is not None:
+                own = inside(service), _listen(options.host, options.metrics_port)
+            opened.pop_all()
     except (ValueError, OSError) as error:
         _fail(str(error), 1)
-    app = application(service, metrics=options.metrics_port is None)
+    app = application(service, metrics=own is None)
     app = LimitsMiddleware(app, limits, state, service.registry)
     host, port, *_ = listener.getsockname()
     host = f"[{host}]" if ":" in host else host
     greeting = f"serving {service.generator.card.name} on http://{host}:{port}"
-    Server(app, limits, state, options.drain, greeting).run([listener])
+    Server(app, limits, state, options.drain, greeting, own).run([listener])
     print(f"stopped: {state.answered} of {state.accepted} requests answered", flush=True)
 
 

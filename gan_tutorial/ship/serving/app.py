@@ -5,8 +5,9 @@ import base64
 import contextlib
 import hashlib
 import html
+import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -93,6 +94,7 @@ class Service:
         self.calls = Counter(
             "gan_batched_requests", "Requests computed in a batch.", registry=self.registry
         )
+        self.writing = asyncio.Semaphore(2)
         self.batcher = Batcher(generator, limits.batch, limits.queue, self._observe)
         waiting = Gauge("gan_waiting_requests", "Requests in the queue.", registry=self.registry)
         waiting.set_function(lambda: self.batcher.waiting)
@@ -121,13 +123,14 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 samples = await self.batcher(z, labels)
+                if options.format == "array":  # slow for many numbers, which also fill the memory
+                    async with self.writing:
+                        return await run_in_threadpool(_as_json, samples)
         except (QueueFullError, TimeoutError) as error:
             why = str(error) or f"not generated within {self.limits.seconds:g} s"
             raise HTTPException(503, f"{why}; try again", {"Retry-After": "1"}) from error
-        if options.format == "png":
-            png = arrays.png(arrays.tile(arrays.to_bytes(samples)), generated_by=card.name)
-            return Response(png, media_type="image/png")
-        return await run_in_threadpool(_as_json, samples)  # slow for many numbers
+        png = arrays.png(arrays.tile(arrays.to_bytes(samples)), generated_by=card.name)
+        return Response(png, media_type="image/png")
 
     def _validate(self, body: bytes) -> BaseModel:
         """Return the options of a request; refuse what is not JSON with 400, the rest with 422."""
@@ -144,6 +147,10 @@ class Service:
             raise HTTPException(422, "class: this generator has no classes")
         if options.format == "png" and not self.generator.card.range:
             raise HTTPException(422, "format: must be array, since this generator makes points")
+        each = math.prod(self.generator.card.shape)
+        if options.format == "array" and options.count * each > self.limits.values:
+            most = f"{self.limits.values:,} numbers, {self.limits.values // each} samples"
+            raise HTTPException(422, f"count: an array must not have more than {most}")
         return options
 
     async def healthz(self) -> dict:
@@ -228,15 +235,24 @@ def application(service: Service, metrics: bool = True) -> FastAPI:
         response_class=Response,
         responses={status: {"description": text} for status, text in STATUSES.items()},
     )
-    routes = {
-        f"/{handler.__name__}": handler
-        for handler in (service.healthz, service.readyz, service.model, service.docs)
-    } | {"/": service.index}
+    named = [service.healthz, service.readyz, service.model, service.docs]
     if metrics:
-        routes["/metrics"] = service.metrics
+        named.append(service.metrics)
+    _add_routes(app, {"/": service.index} | {f"/{each.__name__}": each for each in named})
+    app.mount("/static", StaticFiles(directory=swagger_ui_path))
+    return app
+
+
+def inside(service: Service) -> FastAPI:
+    """Return the application for probes and monitoring, for a port that clients cannot reach."""
+    app = FastAPI(openapi_url=None)
+    named = (service.healthz, service.readyz, service.metrics)
+    _add_routes(app, {f"/{each.__name__}": each for each in named})
+    return app
+
+
+def _add_routes(app: FastAPI, routes: dict[str, Callable]) -> None:
     for path, handler in routes.items():
         schema = path not in ("/", "/docs")
         app.add_api_route(path, handler, methods=["GET"], include_in_schema=schema)
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=swagger_ui_path))
-    return app

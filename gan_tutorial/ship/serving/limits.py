@@ -35,6 +35,7 @@ class Limits:
         512, "open connections; one more closes the one longest without a request"
     )
     batch: int = _limit(64, "images in one call of the network")
+    values: int = _limit(200_000, "numbers in a response in JSON; more get 422")
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

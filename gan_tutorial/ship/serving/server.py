@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from socket import socket
 from typing import Any
@@ -19,6 +20,7 @@ except ImportError:  # Windows has no such limit
 
 BACKLOG = 128  # connections that asyncio accepts in one go, before any of them can be closed
 OTHER_FILES = 3 * BACKLOG  # descriptors for these, and for the process itself
+INSIDE = 32  # connections for probes and monitoring
 DISCARDED = 2**24  # bytes of a refused body that may still come, so that its client reads the 413
 LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -28,7 +30,7 @@ class BoundedProtocol(H11Protocol):
 
     - The headers of a request must be complete within ``limits.seconds`` of the connection opening
       or the last response; and the whole response must be sent within three times as long.
-    - Of a body that was refused, at most ``DISCARDED`` bytes are read.
+    - Of a body that was refused, at most ``DISCARDED`` bytes are read, and none that is malformed.
     - If there are more than ``limits.connections``, the one that has waited longest for a complete
       request is closed, so half-sent requests cannot keep others out. If all are
       being answered, uvicorn's ``limit_concurrency`` answers 503.
@@ -88,9 +90,17 @@ class BoundedProtocol(H11Protocol):
         if self._is_answering():
             self.waiting.pop(self, None)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, or end the connection if this request has its response."""
+        if self.cycle and self.cycle.response_started:
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        self._wait()
+        """Wait for the next request, unless the client has yet to read the response."""
+        if not self.transport.get_write_buffer_size():
+            self._wait()
         super().on_response_complete()
         if self.half_closed and not self._is_answering():
             self.transport.close()
@@ -115,6 +125,21 @@ class BoundedProtocol(H11Protocol):
         self.transport.abort()
 
 
+def configure(app: ASGIApp, limits: Limits, lifespan: str = "auto") -> uvicorn.Config:
+    """Return uvicorn's settings, with connections within the limits."""
+    return uvicorn.Config(
+        app,
+        http=partial(BoundedProtocol, limits=limits, waiting={}),
+        ws="none",
+        lifespan=lifespan,
+        log_level="error",  # a line for each malformed request would fill a disk
+        access_log=False,
+        backlog=BACKLOG,
+        limit_concurrency=limits.connections + 1,
+        timeout_graceful_shutdown=30,
+    )
+
+
 class Server(uvicorn.Server):
     """A server that prints a line once it accepts requests, and stops gracefully.
 
@@ -128,30 +153,46 @@ class Server(uvicorn.Server):
         state: ``stopping`` is set here.
         drain: seconds.
         greeting: the line to print.
+        inside: another application and its listening socket, for probes and monitoring. It has
+            ``INSIDE`` connections of its own, so it answers however many clients the first has.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, state: ServerState, drain: float, greeting: str
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        state: ServerState,
+        drain: float,
+        greeting: str,
+        inside: tuple[ASGIApp, socket] | None = None,
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=partial(BoundedProtocol, limits=limits, waiting={}),
-                ws="none",
-                log_level="error",  # a line for each malformed request would fill a disk
-                access_log=False,
-                backlog=BACKLOG,
-                limit_concurrency=limits.connections + 1,
-                timeout_graceful_shutdown=30,
-            )
-        )
-        self.state, self.drain, self.greeting = state, drain, greeting
+        super().__init__(configure(app, limits))
+        self.limits, self.state, self.drain, self.greeting = limits, state, drain, greeting
+        self.inside, self.connections_inside = inside, set()
         self.deadline = float("inf")  # of accepting connections
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start, and print the greeting."""
         await super().startup(sockets)
+        if self.inside:
+            app, listener = self.inside
+            config = configure(app, replace(self.limits, connections=INSIDE), lifespan="off")
+            shared = uvicorn.server.ServerState()
+            self.connections_inside = shared.connections
+            config.load()
+            self.server_inside = await asyncio.get_running_loop().create_server(
+                lambda: config.http_protocol_class(
+                    config=config, server_state=shared, app_state={}
+                ),
+                sock=listener,
+            )
         print(self.greeting, flush=True)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Answer what was accepted; until then the other application answers, too."""
+        await super().shutdown(sockets)
+        for connection in list(self.connections_inside):
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Begin to stop; on a second signal, stop at once."""
@@ -174,7 +215,7 @@ def reserve_files(connections: int) -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + OTHER_FILES
+    needed = connections + INSIDE + OTHER_FILES
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     try:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import Response
 from PIL import Image
+from playwright.sync_api import Route
 from running import PATIENCE, in_process, run, started
 from test_pages import NARROW, WIDE, Visit, assert_fits, violations, visit
 
 from gan_tutorial import arrays, checkpoints, plotting, sampling
 from gan_tutorial.recipes import Recipe
 from gan_tutorial.ship import export
+from gan_tutorial.ship.serving import app
 from gan_tutorial.ship.serving.model import OnnxGenerator
 
 
@@ -295,6 +299,44 @@ def test_a_generator_of_points_without_classes(tmp_path):
     run(play(OnnxGenerator(tmp_path / "points.onnx")))
 
 
+def test_an_array_has_a_bound_on_its_numbers(digits_onnx):
+    """A client may ask for as many pictures, but their numbers take fifty times the memory."""
+
+    async def play(generator: OnnxGenerator) -> None:
+        async with in_process(generator, values=3 * 784) as (client, _):
+            most = await client.post("/generate", json={"count": 3, "format": "array"})
+            assert most.json()["shape"] == [3, 1, 28, 28]
+            more = await client.post("/generate", json={"count": 4, "format": "array"})
+            assert more.status_code == 422
+            assert "must not have more than 2,352 numbers, 3 samples" in more.json()["detail"]
+            png = await client.post("/generate", json={"count": 4})
+            assert png.status_code == 200
+
+    run(play(OnnxGenerator(digits_onnx)))
+
+
+def test_arrays_are_written_two_at_a_time(digits_onnx, monkeypatch):
+    at_once = []
+
+    def slow(samples: np.ndarray) -> Response:
+        at_once.append(1)
+        time.sleep(0.05)
+        most.append(len(at_once))
+        at_once.pop()
+        return Response()
+
+    async def play(generator: OnnxGenerator) -> None:
+        async with in_process(generator) as (client, _):
+            ask = {"json": {"format": "array"}}
+            answers = await asyncio.gather(*(client.post("/generate", **ask) for _ in range(8)))
+            assert {answer.status_code for answer in answers} == {200}
+
+    most = []
+    monkeypatch.setattr(app, "_as_json", slow)
+    run(play(OnnxGenerator(digits_onnx)))
+    assert max(most) == 2
+
+
 def test_a_name_is_no_markup(tmp_path, small_onnx):
     async def play() -> None:
         generator = OnnxGenerator(small_onnx)
@@ -360,6 +402,30 @@ def test_the_page_shows_errors(page):
     page.page.get_by_role("status").filter(has_text="Failed: seed").wait_for()
     page.page.get_by_label("Seed").fill("12")
     page.page.get_by_role("status").filter(has_text="Shown: seed 12").wait_for()
+
+
+def test_the_page_tries_again_where_there_is_too_much_to_do(page):
+    """A proxy's refusal is HTML."""
+    answers = iter([429, 503])
+
+    def refuse(route: Route) -> None:
+        if status := next(answers, None):
+            route.fulfill(status=status, content_type="text/html", body="<html>no</html>")
+        else:
+            route.continue_()
+
+    seen, status = page.page, page.page.get_by_role("status")
+    seen.route("**/generate", refuse)
+    seen.get_by_label("Seed").fill("31")
+    status.filter(has_text="Busy: trying again in a second.").wait_for()
+    status.filter(has_text="Shown: seed 31").wait_for()
+    seen.unroute("**/generate")
+    seen.route("**/generate", lambda route: route.fulfill(status=500, body="<html>no</html>"))
+    seen.get_by_label("Seed").fill("32")
+    status.filter(has_text="Failed: the service answered 500").wait_for()
+    seen.unroute("**/generate")
+    seen.get_by_label("Seed").fill("12")
+    status.filter(has_text="Shown: seed 12").wait_for()
 
 
 def test_the_page_asks_for_no_more_images_than_it_may(browser, digits_onnx):

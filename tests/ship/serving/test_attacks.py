@@ -191,6 +191,55 @@ def test_where_all_connections_are_being_answered_one_more_gets_503(digits_onnx)
         assert running.ask("/healthz")[0] == 503
 
 
+def test_a_slow_reader_gets_its_whole_response(digits_onnx):
+    """Also after ``seconds``, if within three times as long, and while others want connections."""
+    asked = b'{"count": 2000, "format": "array"}'  # 12 MB of response, more than the system buffers
+    options = ("--seconds", 4, "--connections", 2, "--count", 2000, "--values", 2000 * 784)
+    with started(digits_onnx, *options) as running, contextlib.ExitStack() as stack:
+        reader = stack.enter_context(running.connect())
+        reader.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(asked) + asked)
+        received = reader.recv(65536)
+        for _ in range(2):
+            stack.enter_context(running.connect())
+        time.sleep(5)
+        head, _, body = received.partition(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head)[1])
+        while len(body) < length:
+            data = reader.recv(2**20)
+            assert data, f"cut after {len(body)} of {length} bytes"
+            body += data
+
+
+def test_probes_are_answered_while_clients_hold_all_connections(digits_onnx):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--connections", 2, "--seconds", PATIENCE, "--metrics_port", port)
+    with started(digits_onnx, *options) as running, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            reader = stack.enter_context(ask_for_much(running))
+            assert reader.recv(1)
+            wait_until_idle(running)
+        assert running.ask("/healthz")[0] == 503
+        running.port = port
+        for _ in range(3 * server.INSIDE):  # silent ones make room here, too
+            stack.enter_context(running.connect())
+        assert [running.ask(path)[0] for path in ("/healthz", "/readyz", "/metrics")] == 3 * [200]
+        threads = re.search(
+            r"Threads:\s*(\d+)", Path(f"/proc/{running.process.pid}/status").read_text()
+        )
+        assert int(threads[1]) < server.INSIDE
+
+
+def test_what_follows_a_refused_body_is_not_answered(target):
+    """Not even with the traceback of a second response to one request, which the fixture sees."""
+    with target.connect() as connection:
+        chunk = b"%x\r\n%s\r\n" % (5000, b" " * 5000)
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert connection.recv(20).startswith(b"HTTP/1.1 413 ")
+        connection.sendall(b"zz\r\n")
+        assert b"HTTP/1.1" not in is_closed(connection)
+
+
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed")
 def test_more_half_requests_than_files_stop_no_one(digits_onnx):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

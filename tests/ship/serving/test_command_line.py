@@ -1,6 +1,8 @@
 """The command line of the service."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -123,3 +125,18 @@ def test_metrics_can_have_their_own_port(digits_onnx):
         assert running.ask("/metrics")[0] == 404
         running.port = port
         assert running.metric("gan_batched_requests_total") == 1
+        assert [running.ask(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
+        assert [running.ask(path)[0] for path in ("/", "/generate", "/model")] == [404, 404, 404]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what it does")
+def test_a_signal_while_it_starts_stops_it(digits_onnx):
+    """Without a handler of its own, the first process of a container would ignore it."""
+    command = [sys.executable, "-m", "gan_tutorial.ship.serving", digits_onnx, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) >> 14 & 1:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "", "it has not begun to serve"
+    assert process.returncode == 128 + signal.SIGTERM

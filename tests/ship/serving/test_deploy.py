@@ -128,6 +128,8 @@ def test_manifests_fit_each_other_and_the_service(manifests):
         for kind in ("startup", "readiness", "liveness")
     ]
     assert probed == ["/readyz", "/readyz", "/healthz"]
+    for kind in ("startup", "readiness", "liveness"):  # which clients cannot fill
+        assert container[f"{kind}Probe"]["httpGet"]["port"] == "metrics"
     assert {"cpu", "memory"} == set(container["resources"]["limits"])
     arguments = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
     assert pod["terminationGracePeriodSeconds"] > float(arguments["--drain"]) + 30
