@@ -5,6 +5,11 @@ GAN and by likelihood: the GRU by its exact value, the generator by a lower boun
 of a VAE. The chapter's GAN is trained with a temperature that falls, and with two constant ones;
 what was trained by likelihood is sampled with several factors of the Gumbel noise. A program
 judges 2,000 strings of each, and of three baselines.
+
+Apart from what their names say, two things differ: the first step of every GAN has the temperature
+1, and the chapter's generator is judged with BatchNorm statistics of its own samples as a GAN, with
+those of its training as a decoder. The nats of the bound are of one batch, those of the GRU of a
+whole split.
 """
 
 import statistics

@@ -415,7 +415,12 @@ def evaluate(
     )  # fewer: a covariance is singular
     device = runtime.choose_device(device)
     G, settings = checkpoints.load_generator(run, device)
-    judge, train = evaluator(dataset or settings.get("data"), G.shape, device, root, download)
+    name = dataset or settings.get("data")
+    judge, train = evaluator(name, G.shape, device, root, download)
+    learnt = settings.get("fingerprint")
+    if dataset is None and Path(name).is_dir() and learnt not in (None, train.fingerprint):
+        fault = f"{name} does not hold the images that {run} learnt from"
+        raise ValueError(f"{fault}; give their folder, or others on purpose, with --data")
     report = judge.report(as_in_training(G, train, count, seed, truncation))
     floor, shares = report.fd_floor, report.shares.tolist()
     trained = len(shares) > 1
@@ -507,6 +512,10 @@ def export_model(
     """
     checks.require_choice("--format", form, export.FORMATS)
     out = out or Path(f"model.{form}")
+    if out.name in pictures.RUN and out.exists():
+        raise ValueError(f"{out} is a run's, which could not go on without; give another --out")
+    if form != "savedmodel" and out.is_dir():
+        raise ValueError(f"{out} is a folder; give a file, such as {out / 'model'}.{form}")
     G, settings = checkpoints.load_generator(run)
     if form == "savedmodel":
         from gan_tutorial.ship import savedmodel  # TensorFlow takes seconds to load

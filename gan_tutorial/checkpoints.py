@@ -336,7 +336,7 @@ class Run:
             if not resume:
                 advice = "move it away, give another --out, or --resume to begin the same run anew"
                 raise ValueError(f"{best} is of step {kept['step']} of a run; {advice}")
-            run._check_same_settings(kept)
+            run._check_same_settings(kept, best)
             run.best = kept["validation_fd"]
         if start_from is not None:
             run._check_same_networks(find(start_from))
@@ -410,6 +410,10 @@ class Run:
             there = Recipe(**read_settings(path)["recipe"])
         except (KeyError, TypeError):  # of another program; the shapes of the weights will tell
             return
+        names = self.settings.get("class_names")
+        if names and there.classes and there.classes != len(names):
+            advice = f"take data in {there.classes} classes, or start from other networks"
+            raise ValueError(f"{path} has {there.classes} classes, the data {len(names)}; {advice}")
         options = [
             text
             for name, text in _network_options(there).items()
@@ -418,8 +422,9 @@ class Run:
         if options:
             raise ValueError(f"{path} has other networks; to match them, add {' '.join(options)}")
 
-    def _check_same_settings(self, saved: dict) -> None:
-        """Raise ValueError if the saved run has other settings than this one, or more steps."""
+    def _check_same_settings(self, saved: dict, path: Path | None = None) -> None:
+        """Raise ValueError if the run saved at ``path`` has other settings, or more steps."""
+        path = path or self.folder
         settings = json.loads(json.dumps(self.settings))  # lists for tuples, as saved
         recipe = saved.get("recipe")  # another program may have saved anything
         then = saved | recipe if isinstance(recipe, dict) else saved
@@ -439,11 +444,11 @@ class Run:
             and then.get(key) != value
         ]
         if changed:
-            anew = f"start from its networks: --warm-start {self.folder} with another --out"
+            anew = f"start from its networks: --warm-start {path} with another --out"
             advice = f"set them as they were, or {anew}"
-            raise ValueError(f"{self.folder} has other settings: {'; '.join(changed)}; {advice}")
+            raise ValueError(f"{path} has other settings: {'; '.join(changed)}; {advice}")
         if saved["step"] > self.recipe.steps:
-            raise ValueError(f"{self.folder} has {saved['step']} steps; give a larger --steps")
+            raise ValueError(f"{path} has {saved['step']} steps; give a larger --steps")
 
     def _read_log(self) -> list[dict]:
         """Return the rows of log.csv up to the state's step; none if there is no file."""

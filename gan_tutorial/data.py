@@ -1,6 +1,5 @@
 """Sets of images, each held as one uint8 tensor and scaled on the way out."""
 
-import contextlib
 import gzip
 import hashlib
 import json
@@ -11,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Self
@@ -198,12 +198,14 @@ def to_unit_range(images: Tensor) -> Tensor:
     """Scale images from [0, 255], uint8 or float, to float32 in [-1, 1], the range of tanh.
 
     Raises:
-        DataError: a float value is outside [0, 255], or NaN; or all are in [0, 1], and not all 0.
+        DataError: a float value is outside [0, 255], or NaN; or all are in [0, 1], but not equal.
     """
     if images.dtype != torch.uint8 and images.numel():
         low, high = images.min().item(), images.max().item()
-        unit = images.is_floating_point() and 0 < high <= 1  # as torchvision's ToTensor scales
-        if not 0 <= low <= high <= 255 or unit:  # also NaN
+        if images.is_floating_point() and 0 <= low < high <= 1:  # as torchvision's ToTensor scales
+            found = f"all are in [0, 1], {low:g} to {high:g}"
+            raise DataError(f"pixels must be in [0, 255], but {found}; scaled already?")
+        if not 0 <= low <= high <= 255:  # also NaN
             raise DataError(f"pixels must be in [0, 255], not {low:g} to {high:g}; scaled already?")
     return images.float() / 127.5 - 1
 
@@ -216,6 +218,13 @@ def require_images(images: Tensor, shape: Sequence[int] | None = None) -> None:
         raise DataError(f"images must have the shape {expected}, not {tuple(images.shape)}")
     if not images.is_floating_point() or not images.detach().abs().max() <= 1 + 1e-4:  # also NaN
         raise DataError(f"images must be float in [-1, 1], not {kind(images)}; see to_unit_range")
+
+
+def require_fit(name: str, shape: Sequence[int], classes: int, images: ImageSet) -> None:
+    """Raise ValueError unless a model of ``shape`` and ``classes`` (0: none) fits the images."""
+    if images.shape != tuple(shape) or 0 < classes < len(images.classes):
+        made, given = (tuple(shape), classes), (images.shape, len(images.classes))
+        raise ValueError(f"{name} has shape and classes {made}, but the data have {given}")
 
 
 def kind(tensor: Tensor) -> str:
@@ -343,8 +352,14 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
             if system is not None:
                 _unpack(system, Path(scratch) / subfolder / "raw")
             place, download = (scratch, False) if system else (root, download)
-            with _alone(root) if download else contextlib.nullcontext():
-                images = TORCHVISION[name](place, train=split == "train", download=download)
+            load = partial(TORCHVISION[name], place, train=split == "train")
+            try:
+                images = load()
+            except RuntimeError:
+                if not download:
+                    raise
+                with _alone(root):
+                    images = load(download=True)
     except (RuntimeError, OSError, ValueError, EOFError, AssertionError, zlib.error) as error:
         place = "give its place with root= (--root FOLDER)"
         advice = f"{place}, or let torchvision fetch it with download=True (--download)"
@@ -359,7 +374,7 @@ def _load_torchvision(name: str, split: str, root: str | Path | None, download: 
 def _alone(folder: Path) -> filelock.BaseFileLock:
     """Return a lock on a folder: of several ranks one downloads, and the others find its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder / ".lock")
+    return filelock.FileLock(folder / ".download.lock")
 
 
 def _system_folder(name: str) -> Path | None:

@@ -33,7 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        kept = "; the previous file is kept" if path.exists() else ""
+        kept = "; the previous file is kept" if path.is_file() else ""
         reason = os.strerror(error.errno) + kept
         raise OSError(error.errno, reason, str(path)) from error
     finally:

@@ -37,6 +37,8 @@ class Recipe(training.TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.require_choice("network", self.network, networks.NETWORKS)
+        for name in ("shape", "hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes = {"latent_dim": self.latent_dim, "width": self.width, "classes": self.classes}
         for name, value in sizes.items():
             checks.require_integer(name, value, least=0 if name == "classes" else 1)
@@ -45,6 +47,8 @@ class Recipe(training.TrainConfig):
         checks.require_integer("minibatch_std", self.minibatch_std, least=0)
         if self.minibatch_std == 1:
             raise ValueError("minibatch_std must be 0 or at least 2: one sample does not vary")
+        if self.spectral and self.penalty_noise and (self.r1 or self.r2):
+            raise ValueError(training.CHANGING)
         group = self.minibatch_std if self.network == "conv" else 0
         if group and self.batch_size % group:
             given = f"a multiple of minibatch_std, {group}, but is {self.batch_size}"

@@ -1,5 +1,6 @@
 """Samples of a trained generator, paths between them, and the training images nearest to them."""
 
+import contextlib
 import copy
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -62,6 +63,18 @@ def labels(G: nn.Module, count: int, label: int | None = None) -> Tensor | None:
     return None if chosen is None else torch.from_numpy(chosen)
 
 
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while; layers that were frozen in it stay so."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
     """Return G's samples (N, *shape), on the CPU, for z (N, latent_dim) and labels (N,).
@@ -71,15 +84,11 @@ def sample(G: nn.Module, z: Tensor, labels: Tensor | None = None, batch_size: in
     Raises:
         ValueError: a sample is not finite.
     """
-    device, training = next(G.parameters()).device, [m for m in G.modules() if m.training]
+    device = next(G.parameters()).device
     inputs = (z,) if labels is None else (z, labels)
     batches = zip(*(x.split(batch_size) for x in inputs), strict=True)
-    G.eval()
-    try:
+    with evaluating(G):
         samples = torch.cat([G(*(x.to(device) for x in batch)).cpu() for batch in batches])
-    finally:
-        for module in training:  # and no others: some layers may be frozen
-            module.training = True
     if not torch.isfinite(samples).all():
         raise ValueError("the generator returned NaN or infinity; did its training diverge?")
     return samples

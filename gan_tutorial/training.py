@@ -24,6 +24,12 @@ class Data(Protocol):
         """Return the data on ``device``."""
 
 
+CHANGING = (
+    "penalty_noise compares two passes of D, but each changes D, as spectral norm does; set "
+    "penalty_noise to 0 (--penalty-noise 0), or leave spectral norm out (--no-spectral)"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of the objective and the loop; the defaults suit the convolutional pair.
@@ -82,7 +88,8 @@ class TrainConfig:
         checks.require_number("ema", self.ema, below=1.0)
         checks.require_number("lr_end", self.lr_end, most=1.0)
         if self.bf16 and self.penalty_noise:
-            raise ValueError("bf16 rounds too coarsely for penalty_noise; set one of them to 0")
+            advice = "set penalty_noise to 0 (--penalty-noise 0), or leave bf16 out (--no-bf16)"
+            raise ValueError(f"bf16 rounds too coarsely for penalty_noise; {advice}")
         object.__setattr__(self, "augment", tuple(self.augment))
         for name in self.augment:
             checks.require_choice("augment", name, AUGMENTATIONS)
@@ -400,11 +407,12 @@ def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> Non
             if largest >= classes:
                 fault = f"{name} has {classes} classes, but the data have label {largest}"
                 raise ValueError(fault)
-    if recipe.penalty_noise and any(map(nn.utils.parametrize.is_parametrized, state.D.modules())):
-        fault = "penalty_noise compares two passes of D, and spectral norm changes D in each"
-        raise ValueError(f"{fault}; set penalty_noise to 0, or spectral to False")
     D = copy.deepcopy(state.D)  # as spectral norm changes in each pass
     logits = D(real, labels)
+    buffers = zip(D.buffers(), state.D.buffers(), strict=True)
+    changed = any(not torch.equal(after, before) for after, before in buffers)
+    if changed and recipe.penalty_noise and (recipe.r1 or recipe.r2):
+        raise ValueError(CHANGING)
     count = len(real) // getattr(D, "pack", 1)  # networks.Packed has one for each pack
     if logits.shape != (count,):
         raise ValueError(f"D must return logits {(count,)}, not {tuple(logits.shape)}")

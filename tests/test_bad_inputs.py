@@ -101,7 +101,7 @@ SETS = {
     "negative label": (call(image_set, labels=torch.arange(8) - 5), "-5"),
     "scaled twice": (call(to_unit_range, images(value=-1)), "already"),
     "NaN pixels": (call(to_unit_range, images(value=NAN)), "nan"),
-    "scaled to [0, 1]": (call(to_unit_range, images(value=0.9)), "already"),
+    "scaled to [0, 1]": (call(to_unit_range, torch.eye(8)), r"but all are in \[0, 1\], 0 to 1; sc"),
     "stacks of clothes in four classes": (call(data.StackedDigits, image_set()), "4 classes"),
     "grey stacks": (lambda _: metrics.StackEvaluator().report(torch.zeros(6, 1, 28, 28)), "3, 28"),
     "NaN flowers": (
@@ -126,7 +126,11 @@ ARGUMENTS = {
     "no memory": (call(runtime.choose_device, "meta"), "no device 'meta' here; use"),
     "a device's library is missing": (call(runtime.choose_device, "hpu"), "no device 'hpu' here"),
     "preset": (call(preset, "fast"), "one of quick, best, .*, plane, but is 'fast'"),
-    "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set one of them to 0"),
+    "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set penalty_noise to 0"),
+    "spectral": (
+        call(Recipe, spectral=True, r1=1, penalty_noise=0.1),
+        "as spectral norm does; set",
+    ),
     "no setting": (call(Recipe, lr=1), "unexpected keyword argument 'lr'", TypeError),
     "side of 30": (call(Recipe(shape=(1, 30, 30)).build), r"8, 10, .* or 128, .*\(1, 30, 30\)"),
     "pack and classes": (call(init_packed, replace(SMALL, classes=3), 2), "to 0, not 3"),
@@ -221,8 +225,12 @@ FIRST_BATCH = {
         "D has 2 classes, .*label 3",
     ),
     "finite differences of a D that changes": (
-        train(image_set(), replace(SMALL, r1=0.1, penalty_noise=0.1, spectral=True)),
-        "spectral norm changes D in each; set penalty_noise to 0, or spectral to False",
+        train(
+            image_set(),
+            replace(SMALL, r1=0.1, penalty_noise=0.1, spectral=False),
+            D=replace(SMALL, spectral=True).build()[1],
+        ),
+        "each changes D, as spectral norm does; set penalty_noise to 0 .*--no-spectral",
     ),
     "no check": (
         lambda _: list(training.stop_on_nan([], SMALL.init(), every=0)),

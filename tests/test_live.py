@@ -1193,17 +1193,26 @@ def test_slow_motion_takes_turns(phone):
 
 
 def test_slow_motion_asks_for_one_frame_at_a_time(desktop):
-    """And after it full speed begins with D, as the last whole step ended with G."""
+    """And after full speed it begins with D, as the last whole step ended with G."""
     page, trainer = desktop.page, desktop.explorer("trainer")
     trainer.get_by_role("button", name="Step of D").click()
     trainer.get_by_role("button", name="Play").click()
     page.wait_for_function("root => root.explorer.training.step > 9", arg=trainer.element_handle())
     trainer.get_by_role("button", name="Pause").click()
     choose(trainer, "speed", "slow")
-    trainer.get_by_role("button", name="Play").click()
     said = trainer.locator("[role=status]")
-    for player in "DGDG":
-        said.filter(has_text=f"{player}’s turn").wait_for()
+    said.evaluate(
+        """node => {
+            globalThis.turns = "";
+            globalThis.listener = new MutationObserver(() => {
+                turns += /^([DG])’s turn/.exec(node.textContent)?.[1] ?? "";
+            });
+            listener.observe(node, { childList: true });
+        }"""
+    )
+    trainer.get_by_role("button", name="Play").click()
+    page.wait_for_function("turns.length > 3")
+    assert page.evaluate("listener.disconnect(), turns").startswith("DGDG")
     asked, frames = page.evaluate(
         """async () => {
             const ask = globalThis.requestAnimationFrame;
@@ -1316,16 +1325,13 @@ def test_the_game_by_keys_and_by_mouse(desktop):
     assert number(game, "JS(p, q)").strip("−") == "0"
     assert number(game, "V(D*, G)") == "−1.386"
     written = game.evaluate(
-        """async root => {
+        """root => {
             const { fillText } = CanvasRenderingContext2D.prototype, written = [];
             CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
                 written.push(text);
                 fillText.call(this, text, ...place);
             };
-            root.explorer.redraw?.();
-            const input = [...root.querySelectorAll("input[type=range]")][0];
-            input.dispatchEvent(new Event("input"));
-            await new Promise((done) => setTimeout(done, 100));
+            root.querySelector("input[type=range]").dispatchEvent(new Event("input"));
             CanvasRenderingContext2D.prototype.fillText = fillText;
             return written;
         }"""
@@ -1665,6 +1671,10 @@ def test_sounds_are_added_of_what_was_chosen_when_it_was_asked_for(desktop):
     choose(notes, "sounds of", "real")
     add.click()
     notes.get_by_role("button", name="D3, 147 hertz").click()
+    notes.page.wait_for_function(
+        "root => root.explorer.state.sounds > 0", arg=notes.element_handle()
+    )
+    assert state(notes, "e.busy"), "a note that is played goes before those that are not heard"
     drawn(notes)
     found = [tuple(sound) for sound in state(notes, "e.cloud.map(s => [s.source, s.note])")]
     assert min(found.count((source, 3)) for source in ("generated", "real")) >= 28  # of 30
@@ -1673,12 +1683,13 @@ def test_sounds_are_added_of_what_was_chosen_when_it_was_asked_for(desktop):
     sounds = state(notes, "e.state.sounds")
     notes.evaluate(
         """root => {
-            for (const repeat of [false, true, true])
-                root.querySelector("button").dispatchEvent(new KeyboardEvent(
-                    "keydown", { code: "Digit2", key: "2", repeat, bubbles: true }));
+            globalThis.hold = (repeat) => root.querySelector("button").dispatchEvent(
+                new KeyboardEvent("keydown", { code: "Digit2", repeat, bubbles: true }));
         }"""
     )
-    drawn(notes)
+    for repeat in ("false", "true", "true"):
+        notes.page.evaluate(f"hold({repeat})")
+        drawn(notes)
     assert state(notes, "e.state.sounds") == sounds + 1  # a key that is held sounds once
     reset.click()
 

@@ -840,6 +840,47 @@ def test_the_bundled_pairs_answer_to_their_names(tmp_path, capsys):
     assert run(f"train {options} {advice}") == 0
 
 
+def test_a_run_is_not_judged_by_other_images_unawares(tmp_path, monkeypatch, capsys):
+    """The folder of its images is kept as it was given, and may mean another one elsewhere."""
+    for place, level in (("a", 40), ("b", 200)):
+        (tmp_path / place / "many").mkdir(parents=True)
+        for i in range(330):
+            image = Image.new("L", (8, 8), level + i % 50)
+            image.save(tmp_path / place / "many" / f"{i}.png")
+    monkeypatch.chdir(tmp_path / "a")
+    assert run(f"train --out run --data many --size 8 --steps 2 {SMALL}") == 0
+    assert run("evaluate run --count 66") == 0
+    monkeypatch.chdir(tmp_path / "b")
+    assert run("evaluate ../a/run --count 66") == 1
+    assert "many does not hold the images that ../a/run learnt from" in capsys.readouterr().err
+    for data in ("../a/many", "many"):
+        assert run(f"evaluate ../a/run --count 66 --data {data}") == 0
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, "best.safetensors"])
+def test_an_export_does_not_replace_a_run(trained, tmp_path, name, capsys):
+    there = tmp_path / name
+    there.write_bytes((trained / CHECKPOINT).read_bytes())
+    before = there.read_bytes()
+    assert run(f"export {there} --format safetensors --out {there}") == 1
+    assert "is a run's, which could not go on without" in capsys.readouterr().err
+    assert there.read_bytes() == before
+    assert run(f"export {there} --out {tmp_path}") == 1
+    says = f"{tmp_path} is a folder; give a file, such as {tmp_path}/model.onnx"
+    assert says in capsys.readouterr().err
+
+
+def test_a_start_with_another_number_of_classes_is_named_alone(tmp_path, capsys):
+    for i in range(40):
+        place = tmp_path / "three" / "abc"[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 5 * i).save(place / f"{i}.png")
+    options = f"--data {tmp_path}/three --size 28 --channels 1 --conditional --steps 1"
+    assert run(f"train --out {tmp_path}/x {options} --warm-start digits --batch-size 8") == 1
+    says = "has 10 classes, the data 3; take data in 10 classes, or start from other networks"
+    assert says in capsys.readouterr().err
+
+
 def test_a_resumed_run_does_not_need_what_it_started_from(tmp_path):
     assert run(f"train --out {tmp_path}/a --steps 3 {SMALL}") == 0
     options = f"--out {tmp_path}/b --warm-start {tmp_path}/a {SMALL}"

@@ -75,6 +75,11 @@ def test_stores_neither_progress_bars_nor_widgets(tmp_path: Path) -> None:
     [
         ("1 / 0", "ZeroDivisionError"),
         ("import warnings\nwarnings.warn('mind this')", "cell 1 warns"),
+        (
+            "import sys\nfrom tqdm import tqdm\nfor i in tqdm(range(2)):\n"
+            "    print('mind this', file=sys.stderr)",
+            "cell 1 warns: .*mind this",
+        ),
         ("open('left.txt', 'w').close()", "left.txt"),
         ("import os\nos._exit(1)", "[Kk]ernel died"),
     ],
@@ -88,6 +93,19 @@ def test_refuses_errors_warnings_files_and_dead_kernels(
         runner.execute(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["chapter.ipynb"]
+
+
+def test_keeps_what_was_saved_while_the_notebook_ran(tmp_path: Path) -> None:
+    path = tmp_path / "chapter.ipynb"
+    path = write(
+        tmp_path,
+        f"from pathlib import Path\nfile = Path({str(path)!r})\n"
+        "_ = file.write_text(file.read_text() + ' ')",
+    )
+    before = path.read_text()
+    with pytest.raises(runner.NotebookError, match="was changed while it ran; run it again"):
+        runner.execute(path)
+    assert path.read_text() == before + " "
 
 
 def test_refuses_a_notebook_without_a_run_time(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from gan_tutorial import checkpoints, data, files, metrics, recipes, runtime, sa
 from gan_tutorial.beyond import audio
 from gan_tutorial.classifier import train_classifier
 
-ASSETS = Path(__file__).parents[1] / "gan_tutorial" / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "gan_tutorial" / "assets"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-gb-x-gbclan")
 VARIANTS = ("", "+m3", "+m7", "+f2", "+f4", "+klatt4")  # of espeak-ng: larynx and mouth
@@ -166,7 +166,8 @@ def gan(
     The file is a checkpoint of step 0 whose G is the averaged one, for warm starts. Flowers and
     speech have settings of their own.
     """
-    if steps is not None and (steps < 1 or folder.resolve() == ASSETS):
+    folder = folder.resolve()
+    if steps is not None and (steps < 1 or folder == ASSETS):
         raise typer.BadParameter("give 1 or more, and another --folder: these are for the package")
     if name == "speech":
         gan_speech(steps or audio.SPEECH_CONFIG.steps, folder)

@@ -30,7 +30,7 @@ from gan_tutorial.files import replacing
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CELL_TIMEOUT = 900  # seconds: for a cell that hangs, not for a machine that is slow or busy
-PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\s?\w*\s\[\d+:\d+")
+PROGRESS_BAR = re.compile(r".*?(\d+%\|[^|]*\|[^\[]*|\d+\s?\w*\s)\[[^\]]*\]")
 RUN_TIME = re.compile(r"^\*\*Run time\*\*: about \d+ s on two CPU cores", flags=re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -82,13 +82,16 @@ def execute(path: Path) -> float:
         NotebookError: a cell failed, warned, or left a file behind; nothing was stored.
     """
     try:
-        notebook = nbformat.read(path, as_version=4)
-    except (OSError, nbformat.reader.NotJSONError) as error:
+        before = path.read_bytes()
+        notebook = nbformat.reads(before.decode(), as_version=4)
+    except (OSError, UnicodeError, nbformat.reader.NotJSONError) as error:
         raise NotebookError(f"it cannot be read: {error}") from error
     seconds = run(notebook, path.parent)
     tidy(notebook)
     state_run_time(notebook, shown(seconds))
     nbformat.validate(notebook)
+    if path.read_bytes() != before:
+        raise NotebookError("it was changed while it ran; run it again")
     with replacing(path) as temporary:
         nbformat.write(notebook, temporary)
     update_cover(path, shown(seconds))
@@ -168,7 +171,7 @@ def keeps(output: NotebookNode, number: int) -> bool:
             for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[\w", "", output.text))
             if line.strip()
         ]
-        if others := [line for line in lines if not PROGRESS_BAR.search(line)]:
+        if others := [line for line in lines if PROGRESS_BAR.sub("", line).strip()]:
             raise NotebookError(
                 f"cell {number} warns: {others[0]!r}; fix the cause, or show it in the cell"
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from gan_tutorial import data, runtime, sampling
+from gan_tutorial import checks, data, runtime, sampling
 from gan_tutorial.classifier import Classifier
 
 
@@ -31,7 +31,11 @@ def tpr_at_fpr(positive: Tensor, negative: Tensor, fpr: float) -> float:
 
     The true-positive rate at a given false-positive rate. With M negatives a rate is rounded down
     to a multiple of 1/M, so ``fpr`` below 1/M allows no false alarm.
+
+    Raises:
+        ValueError: ``fpr`` is not in [0, 1].
     """
+    checks.require_number("fpr", fpr, most=1.0)
     allowed = int(fpr * len(negative) + 1e-9)
     if allowed >= len(negative):
         return 1.0
@@ -60,7 +64,11 @@ def pca_errors(images: Tensor, normal: Tensor, components: int = 64) -> Tensor:
     """Return the mean squared errors (N,) of images (N, …) rebuilt from principal components.
 
     The linear counterpart of inverting a generator: the components are those of ``normal`` (M, …).
+
+    Raises:
+        ValueError: ``components`` is 0, or as many as the numbers of an image, which lose nothing.
     """
+    checks.require_integer("components", components, 1, normal[0].numel() - 1)
     mean = normal.flatten(1).double().mean(dim=0)
     directions = torch.linalg.eigh(normal.flatten(1).double().T.cov()).eigenvectors
     kept = directions[:, -components:]  # (F, components), the largest last
@@ -69,7 +77,13 @@ def pca_errors(images: Tensor, normal: Tensor, components: int = 64) -> Tensor:
 
 
 def draw_few(images: data.ImageSet, each: int, seed: int = 0) -> data.ImageSet:
-    """Return ``each`` images of every class, drawn at random, in the order of the classes."""
+    """Return ``each`` images of every class, drawn at random, in the order of the classes.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    fewest = int(images.labels.bincount(minlength=len(images.classes)).min())
+    checks.require_integer("each", each, 1, fewest)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     labels = images.labels[order]
     chosen = [order[labels == label][:each] for label in range(len(images.classes))]

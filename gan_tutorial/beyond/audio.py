@@ -52,6 +52,9 @@ class SoundSet:
         labels: int64 (N,) in [0, len(classes)).
         classes: the name of each class.
         rate: samples per second.
+
+    Raises:
+        DataError: a dtype, a shape, a label or the range does not fit.
     """
 
     waves: Tensor
@@ -60,7 +63,15 @@ class SoundSet:
     rate: int
 
     def __post_init__(self) -> None:
-        assert self.waves.abs().max() <= 1, "sounds must be in [-1, 1]; divide by the largest value"
+        waves, labels, classes = self.waves, self.labels, len(self.classes)
+        shaped = waves.dtype == torch.float32 and waves.ndim == 3 and waves.shape[1] == 1
+        if not (shaped and waves.numel() and waves.abs().max() <= 1):  # also NaN
+            given = data.kind(waves)
+            raise data.DataError(f"sounds must be float32 (N, 1, L) in [-1, 1], not {given}")
+        if labels.dtype != torch.int64 or labels.shape != waves.shape[:1]:
+            raise data.DataError(f"labels must be int64 ({len(waves)},), not {data.kind(labels)}")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise data.DataError(f"labels must be in [0, {classes}), not {data.kind(labels)}")
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -136,6 +147,7 @@ def load_speech(split: str = "train") -> SoundSet:
 
 def to_bytes(waves: Tensor) -> Tensor:
     """Quantise sound in [-1, 1] to uint8 with silence at 128: the inverse of ``from_bytes``."""
+    assert waves.isfinite().all(), "the sound has NaN or infinity"
     return (waves * 127 + 128).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -147,6 +159,9 @@ def from_bytes(samples: Tensor) -> Tensor:
 
 def wav(samples: Tensor, rate: int) -> bytes:
     """Return one sound (L,) in [-1, 1] as a WAV file with one channel of 16 bits."""
+    assert samples.ndim == 1, f"a sound must be (L,), not {tuple(samples.shape)}"
+    assert samples.is_floating_point(), f"a sound must be float, not {samples.dtype}"
+    assert samples.isfinite().all(), "the sound has NaN or infinity"
     integers = (samples.detach().cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
@@ -297,8 +312,9 @@ def spectrogram(waves: Tensor, hop: int = 64) -> Tensor:
 def log_mel(waves: Tensor, rate: int, bands: int = 16, frames: int = 4) -> Tensor:
     """Return the log-mel levels (N, bands · frames) of sounds (N, 1, L), in decibels.
 
-    10 log10(p + 1), where p is the mean power in a triangular band and a part of the time: 0 dB is
-    silence. The bands are evenly spaced on the mel scale, the ``frames`` parts are of equal length.
+    10 log10(p + 1), where p is the power, weighted by a triangle with a peak of 1, summed over the
+    band and averaged over a part of the time: 0 dB is silence. The bands are evenly spaced on the
+    mel scale, the ``frames`` parts are of equal length.
     """
     filters = _mel_filters(rate, bands).to(waves.device)  # (bands, 129)
     power = [

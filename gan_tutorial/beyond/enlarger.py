@@ -143,7 +143,8 @@ class EnlargerConfig(training.TrainConfig):
         latent_dim, width: of the networks.
 
     Raises:
-        ValueError: a setting is out of range, or both weights are 0.
+        ValueError: a setting is out of range, both weights are 0, or ``augment`` is set: the small
+            image would stay as it is, and no longer go with the large one.
     """
 
     squared: float = 1.0
@@ -167,6 +168,10 @@ class EnlargerConfig(training.TrainConfig):
         if not self.squared and not self.adversarial:
             raise ValueError(
                 "squared and adversarial are both 0; G needs one of them to learn from"
+            )
+        if self.augment:
+            raise ValueError(
+                "augment would change the large image and not the small one; leave it ()"
             )
         checks.require_integer("latent_dim", self.latent_dim, least=0)
         checks.require_integer("width", self.width, least=1)
@@ -222,7 +227,8 @@ def one_step(
         g_loss, g_log = training.generator_loss(state, real, fake, small, config, rng)
         loss, log = loss + config.adversarial * g_loss, log | g_log
     state.opt_G.zero_grad()
-    loss.backward(inputs=list(state.G.parameters()))  # through D, but not into its gradients
+    learned = [parameter for parameter in state.G.parameters() if parameter.requires_grad]
+    loss.backward(inputs=learned)  # through D, but not into its gradients
     state.opt_G.step()
     training.update_ema(state.G_ema, state.G, config.ema)
     return {name: value.detach() for name, value in log.items()}

@@ -64,9 +64,10 @@ def integrate(
             two calls and 1 / steps² (the last step asks for the velocity at time 1 too).
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method, or not a step.
     """
     checks.require_choice("method", method, METHODS)
+    checks.require_integer("steps", steps, least=1)
     x, length = z, 1 / steps
     for index in range(steps):
         now = torch.full((len(x),), index * length, dtype=x.dtype, device=x.device)
@@ -272,7 +273,12 @@ class FlowState:
 
 
 def train(state: FlowState, images: data.ImageSet, config: FlowConfig) -> Iterator[training.Log]:
-    """Train from ``state.step`` to ``config.steps``; yield the loss of each step in a ``Log``."""
+    """Train from ``state.step`` to ``config.steps``; yield the loss of each step in a ``Log``.
+
+    Raises:
+        ValueError: the images have another shape, or more classes, than the network.
+    """
+    data.require_fit("the flow", state.velocity.shape, state.velocity.classes, images)
     images = images.to(state.device)
     while state.step < config.steps:
         share = state.step / config.steps

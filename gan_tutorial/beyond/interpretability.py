@@ -69,6 +69,8 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ink = ink / ink.sum((1, 2), keepdim=True)
     up, across = (torch.arange(size, dtype=ink.dtype, device=ink.device) for size in ink.shape[1:])
     rows, columns = ink.sum(2), ink.sum(1)
+    several = (rows > 0).sum(1) > 1
+    assert several.all(), "an image has ink in one row alone, so its slant is not defined"
     up = (rows @ up).unsqueeze(1) - up  # (N, H); the first row of an image is at the top
     across = across - (columns @ across).unsqueeze(1)  # (N, W)
     return (
@@ -134,6 +136,7 @@ class Probe(NamedTuple):
 
         Negative if the mean of the values would be the better prediction.
         """
+        assert values.shape == (len(z),), f"values must be ({len(z)},), not {tuple(values.shape)}"
         residual = values - z.to(self.slope) @ self.slope - self.intercept
         return 1 - (residual.square().mean() / values.var(correction=0)).item()
 
@@ -198,7 +201,7 @@ def invert(
         DataError: the images have another shape or range.
     """
     data.require_images(images, G.shape)
-    device, was_training = next(G.parameters()).device, G.training
+    device = next(G.parameters()).device
     z = sampling.latents(len(images) * starts, G.latent_dim, seed).to(device).requires_grad_()
     target = images.to(device).repeat_interleave(starts, dim=0)  # (N · starts, *shape)
     if labels is not None:
@@ -209,15 +212,12 @@ def invert(
     def errors() -> Tensor:
         return (G(z, labels) - target).square().flatten(1).mean(dim=1)  # (N · starts,)
 
-    G.eval()
-    try:
+    with sampling.evaluating(G):
         for _ in tqdm(range(steps), desc="inversion"):
             z.grad = torch.autograd.grad(errors().sum(), z)[0]  # not the gradients of G's weights
             optimiser.step()
             schedule.step()
         with torch.no_grad():
             final = errors().unflatten(0, (-1, starts)).cpu()
-    finally:
-        G.train(was_training)
     found = z.detach().cpu().unflatten(0, (-1, starts))
     return Inversion(found[torch.arange(len(found)), final.argmin(dim=1)], final)

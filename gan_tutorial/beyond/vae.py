@@ -222,7 +222,7 @@ def train(state: VAEState, images: data.ImageSet, config: VAEConfig) -> Iterator
     Raises:
         ValueError: the images do not fit the networks.
     """
-    _check_fit(state.model.decoder, images)
+    data.require_fit("the VAE", state.model.decoder.shape, state.model.decoder.classes, images)
     images = images.to(state.device)
     while state.step < config.steps:
         rng = step_rng(config.seed, state.step, state.device)  # all random numbers of this step
@@ -248,13 +248,6 @@ def update(
         "kl": parts.kl.sum(1).mean(),
     }
     return {name: value.detach() for name, value in log.items()}
-
-
-def _check_fit(decoder: networks.Generator, images: data.ImageSet) -> None:
-    """Raise ValueError unless the decoder has the shape and the classes of the images."""
-    if images.shape != decoder.shape or 0 < decoder.classes < len(images.classes):
-        made, given = (decoder.shape, decoder.classes), (images.shape, len(images.classes))
-        raise ValueError(f"the VAE has shape and classes {made}, but the data have {given}")
 
 
 @torch.no_grad()

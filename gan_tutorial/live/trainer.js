@@ -723,11 +723,10 @@ ganLive.trainer = (() => {
       shown.average = layers.average.input.checked = wanted;
       reset();
       if (playing && !training.data.centres.length) toggle();
-      const how = drawing ? "Draw with a finger, the mouse or the keys; then press Play." : "";
-      if (packed())
-        say(`D judges packs of samples, so it has no field in the plane.${playing ? "" : ` ${how}`}`);
-      else if (playing) sayWhat();
-      else say(how || "Ready: step 0.");
+      const next = drawing ? "Draw with a finger, the mouse or the keys; then press Play." : "";
+      const field = packed() ? "D judges packs of samples, so it has no field in the plane." : "";
+      if (playing && !field) sayWhat();
+      else say([field, playing ? "" : next].filter(Boolean).join(" ") || "Ready: step 0.");
     }
 
     const log = { log: true, step: 0.05, text: scientific };

@@ -48,7 +48,8 @@ def to_savedmodel(G: Generator, folder: str | Path, settings: Mapping) -> Parity
     """
     folder = Path(folder)
     if tf is None:
-        raise ExportError("savedmodel needs TensorFlow; make tensorflow installs it")
+        advice = "make tensorflow makes an environment with it: run .venv/tensorflow/bin/python"
+        raise ExportError(f"savedmodel needs TensorFlow; {advice} in place of this one")
     if folder.exists():
         raise ExportError(f"{folder} exists; give a new one, NAME/VERSION, the version a number")
     G = export.for_inference(G)

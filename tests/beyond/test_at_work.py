@@ -107,3 +107,26 @@ def test_a_classifier_learns_from_few_and_from_extra_images(few):
     assert accuracy(distort=True) > 0.9
     swapped = data.ImageSet(few.pixels, 1 - few.labels, few.classes)
     assert accuracy(extra=swapped) < 0.9  # half of each batch contradicts the other half
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: at_work.tpr_at_fpr(torch.ones(2), torch.ones(2), -0.5), r"fpr must be .*\[0, 1\]"),
+        (
+            lambda: at_work.pca_errors(torch.ones(1, 4), torch.ones(9, 4), 0),
+            "1 to 3, but is 0",
+        ),
+        (
+            lambda: at_work.pca_errors(torch.ones(1, 4), torch.ones(9, 4), 4),
+            "1 to 3, but is 4",
+        ),
+        (
+            lambda: at_work.draw_few(data.load_images("digits").subset(slice(20)), each=10),
+            "each must be an integer from 1 to",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()

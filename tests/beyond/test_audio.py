@@ -343,10 +343,22 @@ def test_the_model_card_quotes_what_its_samples_score():
 
 
 def test_wrong_sounds_and_sizes_are_refused():
-    with pytest.raises(AssertionError, match=r"in \[-1, 1\]"):
-        audio.SoundSet(torch.full((1, 1, 4), 2.0), torch.zeros(1).long(), ("a",), 4000)
-    with pytest.raises(AssertionError, match=r"in \[-1, 1\]"):
-        audio.SoundSet(torch.full((1, 1, 4), torch.nan), torch.zeros(1).long(), ("a",), 4000)
+    for waves in (torch.full((1, 1, 4), 2.0), torch.full((1, 1, 4), torch.nan)):
+        with pytest.raises(data.DataError, match=r"float32 \(N, 1, L\) in \[-1, 1\], not float32"):
+            audio.SoundSet(waves, torch.zeros(1).long(), ("a",), 4000)
+    with pytest.raises(data.DataError, match="not int8"):
+        audio.SoundSet(torch.zeros(3, 1, 4).char(), torch.zeros(3).long(), ("a",), 4000)
+    with pytest.raises(data.DataError, match=r"labels must be int64 \(3,\), not int64 \(2,\)"):
+        audio.SoundSet(torch.zeros(3, 1, 4), torch.zeros(2).long(), ("a",), 4000)
+    with pytest.raises(data.DataError, match=r"labels must be in \[0, 1\), not .* to 7"):
+        audio.SoundSet(torch.zeros(2, 1, 4), torch.tensor([0, 7]), ("a",), 4000)
+    for act in (audio.to_bytes, lambda sound: audio.wav(sound, 4000)):
+        with pytest.raises(AssertionError, match="the sound has NaN or infinity"):
+            act(torch.full((4,), torch.nan))
+    with pytest.raises(AssertionError, match=r"\(L,\), not \(2, 4\)"):
+        audio.wav(torch.zeros(2, 4), 4000)
+    with pytest.raises(AssertionError, match="float, not torch.uint8"):
+        audio.wav(torch.zeros(4).byte(), 4000)
     with pytest.raises(AssertionError, match="must be uint8"):
         audio.from_bytes(torch.zeros(3))
     with pytest.raises(data.DataError, match=r"speech-all\.npz"):

@@ -244,11 +244,21 @@ def test_misread_digits_are_counted():
         ({"latent_dim": -1}, "latent_dim must be an integer of at least 0"),
         ({"width": 0}, "width must be an integer of at least 1"),
         ({"lr_G": 0.0}, "lr_G must be a number"),
+        ({"augment": ("translation",)}, "augment would change the large image and not the small"),
     ],
 )
 def test_a_bad_setting_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
+
+
+def test_a_frozen_layer_of_g_stays(digits):
+    state = CONFIG.init(SHAPE)
+    first = state.G.layers[0].requires_grad_(False)
+    before = first.weight.clone()
+    next(enlarger.train(state, enlarger.Pairs(digits), CONFIG))
+    assert torch.equal(first.weight, before)
+    assert first.weight.grad is None
 
 
 def test_pairs_of_another_size_are_refused(digits):

@@ -241,6 +241,10 @@ def test_the_rate_falls(small_digits):
         (lambda: flow.FlowGenerator(network(), steps=0), "steps must be an integer"),
         (lambda: flow.FlowGenerator(network(), method="rk4"), "one of euler, heun, but is 'rk4'"),
         (
+            lambda: flow.integrate(None, torch.ones(1, 2), -2),
+            "steps must be an integer",
+        ),
+        (
             lambda: flow.integrate(None, torch.ones(1, 2), 4, "Heun"),
             "of euler, heun, but is 'Heun'",
         ),
@@ -249,3 +253,13 @@ def test_the_rate_falls(small_digits):
 def test_a_bad_setting_is_refused(act, message):
     with pytest.raises(ValueError, match=message):
         act()
+
+
+def test_images_of_another_size_or_with_more_classes_are_refused(small_digits):
+    state = flow.FlowState.init(small_digits, CONFIG)
+    state.velocity = flow.VelocityNet((1, 28, 28), 4, 10)
+    with pytest.raises(ValueError, match=r"flow has shape and classes \(\(1, 28, 28\), 10\), but"):
+        next(flow.train(state, small_digits, CONFIG))
+    state.velocity = flow.VelocityNet(small_digits.shape, 4, 3)
+    with pytest.raises(ValueError, match="the flow has shape and classes .* 3.*10"):
+        next(flow.train(state, small_digits, CONFIG))

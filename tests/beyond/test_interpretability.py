@@ -223,9 +223,11 @@ def test_inversion_finds_generated_images(G):
 @pytest.mark.parametrize("training", [True, False])
 def test_inversion_does_not_change_the_generator(G, training):
     G.train(training)
+    next(m for m in G.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()  # frozen
+    modes = [module.training for module in G.modules()]
     before = {name: value.clone() for name, value in G.state_dict().items()}
     interpretability.invert(G, torch.zeros(2, 1, 8, 8), torch.arange(2), starts=1, steps=2)
-    assert G.training == training
+    assert [module.training for module in G.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in G.state_dict().items())
     assert all(parameter.grad is None for parameter in G.parameters())
     G.eval()
@@ -238,6 +240,18 @@ def test_inversion_does_not_change_the_generator(G, training):
             lambda G: interpretability.slant(torch.full((2, 1, 8, 8), -1.0)),
             AssertionError,
             "an image has no ink",
+        ),
+        (
+            lambda G: interpretability.slant(2 * torch.eye(8)[2].expand(1, 1, 8, 8).mT - 1),
+            AssertionError,
+            "ink in one row alone",
+        ),
+        (
+            lambda G: interpretability.Probe(torch.ones(4), torch.tensor(0.0)).r2(
+                torch.ones(5, 4), torch.ones(5, 1)
+            ),
+            AssertionError,
+            r"values must be \(5,\), not \(5, 1\)",
         ),
         (
             lambda G: interpretability.width(torch.zeros(2, 3, 8, 8)),

@@ -68,7 +68,8 @@ def test_without_tensorflow_it_says_what_is_missing(tmp_path, capsys, monkeypatc
     with pytest.raises(SystemExit) as end:
         main(["export", "digits", "--format", "savedmodel", "--out", str(tmp_path / "1")])
     assert end.value.code == 1
-    line = "error: savedmodel needs TensorFlow; make tensorflow installs it\n"
+    line = "error: savedmodel needs TensorFlow; make tensorflow makes an environment with it: run "
+    line += ".venv/tensorflow/bin/python in place of this one\n"
     assert capsys.readouterr().err == line
     assert not list(tmp_path.iterdir())
 

@@ -8,6 +8,7 @@ import html
 import math
 import re
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 from swagger_ui_bundle import swagger_ui_path
 
 from gan_tutorial import arrays
@@ -94,7 +94,7 @@ class Service:
         self.calls = Counter(
             "gan_batched_requests", "Requests computed in a batch.", registry=self.registry
         )
-        self.writing = asyncio.Semaphore(2)
+        self.writers = ThreadPoolExecutor(2)
         self.batcher = Batcher(generator, limits.batch, limits.queue, self._observe)
         waiting = Gauge("gan_waiting_requests", "Requests in the queue.", registry=self.registry)
         waiting.set_function(lambda: self.batcher.waiting)
@@ -109,6 +109,7 @@ class Service:
         task = asyncio.create_task(self.batcher.run())
         yield
         task.cancel()
+        self.writers.shutdown(wait=False, cancel_futures=True)
 
     async def generate(self, request: Request) -> Response:
         """Generate images: the same for the same seed, whatever other requests there are."""
@@ -124,8 +125,8 @@ class Service:
             async with asyncio.timeout(self.limits.seconds):
                 samples = await self.batcher(z, labels)
                 if options.format == "array":  # slow for many numbers, which also fill the memory
-                    async with self.writing:
-                        return await run_in_threadpool(_as_json, samples)
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(self.writers, _as_json, samples)
         except (QueueFullError, TimeoutError) as error:
             why = str(error) or f"not generated within {self.limits.seconds:g} s"
             raise HTTPException(503, f"{why}; try again", {"Retry-After": "1"}) from error

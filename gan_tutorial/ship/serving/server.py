@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
 from gan_tutorial.ship.serving.limits import Limits, ServerState
 
@@ -78,6 +78,8 @@ class BoundedProtocol(H11Protocol):
             if self.discarded > DISCARDED:
                 self.transport.abort()
                 return
+        if self not in self.waiting and self._is_over():  # the response was read only now
+            self._wait()
         super().data_received(data)
 
     def handle_events(self) -> None:
@@ -92,10 +94,10 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or end the connection if this request has its response."""
-        if self.cycle and self.cycle.response_started:
-            self.transport.abort()
-        else:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless the client has yet to read the response."""
@@ -104,6 +106,10 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if self.half_closed and not self._is_answering():
             self.transport.close()
+
+    def _is_over(self) -> bool:
+        cycle = self.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body
 
     def _is_answering(self) -> bool:
         cycle = self.cycle
@@ -119,7 +125,7 @@ class BoundedProtocol(H11Protocol):
         self.deadline = self.loop.call_later(seconds, self._close_late)
 
     def _close_late(self) -> None:
-        idle = self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+        idle = self.cycle is None or self._is_over()
         if idle and self.conn.trailing_data[0] and not self.transport.get_write_buffer_size():
             self.transport.write(LATE)  # to half-sent headers
         self.transport.abort()

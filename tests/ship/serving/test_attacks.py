@@ -193,21 +193,26 @@ def test_where_all_connections_are_being_answered_one_more_gets_503(digits_onnx)
 
 def test_a_slow_reader_gets_its_whole_response(digits_onnx):
     """Also after ``seconds``, if within three times as long, and while others want connections."""
-    asked = b'{"count": 2000, "format": "array"}'  # 12 MB of response, more than the system buffers
-    options = ("--seconds", 4, "--connections", 2, "--count", 2000, "--values", 2000 * 784)
+    asked = b'{"count": 2000, "format": "array"}'  # 9 MB of response, more than the system buffers
+    options = ("--seconds", 8, "--connections", 2, "--count", 2000, "--values", 2000 * 784)
     with started(digits_onnx, *options) as running, contextlib.ExitStack() as stack:
         reader = stack.enter_context(running.connect())
         reader.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(asked) + asked)
         received = reader.recv(65536)
+        assert received.startswith(b"HTTP/1.1 200 ")
         for _ in range(2):
             stack.enter_context(running.connect())
-        time.sleep(5)
+        time.sleep(9)
         head, _, body = received.partition(b"\r\n\r\n")
         length = int(re.search(rb"content-length: (\d+)", head)[1])
         while len(body) < length:
             data = reader.recv(2**20)
             assert data, f"cut after {len(body)} of {length} bytes"
             body += data
+        reader.sendall(HALF)  # and then it makes room, as others do
+        for _ in range(2):
+            stack.enter_context(running.connect())
+        assert is_closed(reader) == b""
 
 
 def test_probes_are_answered_while_clients_hold_all_connections(digits_onnx):
@@ -228,6 +233,16 @@ def test_probes_are_answered_while_clients_hold_all_connections(digits_onnx):
             r"Threads:\s*(\d+)", Path(f"/proc/{running.process.pid}/status").read_text()
         )
         assert int(threads[1]) < server.INSIDE
+
+
+def test_what_is_no_http_after_a_request_gets_400_after_its_answer(target):
+    with target.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(ARRAYS), ARRAYS))
+        connection.sendall(b"zz\r\n\r\n")
+        received = is_closed(connection)
+    head, _, rest = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    assert rest[length:].startswith(b"HTTP/1.1 400 ")
 
 
 def test_what_follows_a_refused_body_is_not_answered(target):
