@@ -853,8 +853,8 @@ def test_a_run_is_not_judged_by_other_images_unawares(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path / "b")
     assert run("evaluate ../a/run --count 66") == 1
     assert "many does not hold the images that ../a/run learnt from" in capsys.readouterr().err
-    for data in ("../a/many", "many"):
-        assert run(f"evaluate ../a/run --count 66 --data {data}") == 0
+    for images in ("../a/many", "many"):
+        assert run(f"evaluate ../a/run --count 66 --data {images}") == 0
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT, "best.safetensors"])
