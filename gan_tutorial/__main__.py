@@ -512,8 +512,9 @@ def export_model(
     """
     checks.require_choice("--format", form, export.FORMATS)
     out = out or Path(f"model.{form}")
-    if out.name in pictures.RUN and out.exists():
-        raise ValueError(f"{out} is a run's, which could not go on without; give another --out")
+    source = checkpoints.find(run)
+    if out.exists() and (out.name in pictures.RUN or (source.exists() and out.samefile(source))):
+        raise ValueError(f"{out} may be a run's, which could not go on; give another --out")
     if form != "savedmodel" and out.is_dir():
         raise ValueError(f"{out} is a folder; give a file, such as {out / 'model'}.{form}")
     G, settings = checkpoints.load_generator(run)

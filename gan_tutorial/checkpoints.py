@@ -411,7 +411,7 @@ class Run:
         except (KeyError, TypeError):  # of another program; the shapes of the weights will tell
             return
         names = self.settings.get("class_names")
-        if names and there.classes and there.classes != len(names):
+        if names and there.classes not in (0, self.recipe.classes, len(names)):
             advice = f"take data in {there.classes} classes, or start from other networks"
             raise ValueError(f"{path} has {there.classes} classes, the data {len(names)}; {advice}")
         options = [

@@ -47,8 +47,6 @@ class Recipe(training.TrainConfig):
         checks.require_integer("minibatch_std", self.minibatch_std, least=0)
         if self.minibatch_std == 1:
             raise ValueError("minibatch_std must be 0 or at least 2: one sample does not vary")
-        if self.spectral and self.penalty_noise and (self.r1 or self.r2):
-            raise ValueError(training.CHANGING)
         group = self.minibatch_std if self.network == "conv" else 0
         if group and self.batch_size % group:
             given = f"a multiple of minibatch_std, {group}, but is {self.batch_size}"
@@ -70,7 +68,13 @@ class Recipe(training.TrainConfig):
         return G, D
 
     def init(self, device: str | torch.device = "cpu") -> training.TrainState:
-        """Return the state before the first step, with weights that depend on the seed alone."""
+        """Return the state before the first step, with weights that depend on the seed alone.
+
+        Raises:
+            ValueError: spectral norm would spoil the finite differences of ``penalty_noise``.
+        """
+        if self.spectral and self.penalty_noise and (self.r1 or self.r2):
+            raise ValueError(training.CHANGING)
         with runtime.seeded(self.seed):
             G, D = self.build()
         return training.TrainState.init(G, D, self, device)

@@ -380,7 +380,7 @@ def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
     """Return the data on the networks' device, once checked; set the optimisers' betas.
 
     Raises:
-        ValueError: data and networks differ in shapes or classes.
+        ValueError: ``check_first_batch`` finds a fault.
     """
     data = data.to(state.device)
     check_first_batch(state, data, recipe)
@@ -392,6 +392,8 @@ def prepare(state: TrainState, data: Data, recipe: TrainConfig) -> Data:
 
 def check_first_batch(state: TrainState, data: Data, recipe: TrainConfig) -> None:
     """Raise ValueError unless G's samples fit the data, and D returns a finite logit for each.
+
+    With ``penalty_noise``, also if a pass changes D.
 
     A D that cannot take the samples at all raises its own error, or PyTorch's.
     """

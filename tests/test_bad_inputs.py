@@ -128,7 +128,7 @@ ARGUMENTS = {
     "preset": (call(preset, "fast"), "one of quick, best, .*, plane, but is 'fast'"),
     "bf16": (call(Recipe, bf16=True, penalty_noise=0.1), "set penalty_noise to 0"),
     "spectral": (
-        call(Recipe, spectral=True, r1=1, penalty_noise=0.1),
+        call(Recipe(spectral=True, r1=1, penalty_noise=1).init),
         "as spectral norm does; set",
     ),
     "no setting": (call(Recipe, lr=1), "unexpected keyword argument 'lr'", TypeError),

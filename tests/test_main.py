@@ -863,7 +863,7 @@ def test_an_export_does_not_replace_a_run(trained, tmp_path, name, capsys):
     there.write_bytes((trained / CHECKPOINT).read_bytes())
     before = there.read_bytes()
     assert run(f"export {there} --format safetensors --out {there}") == 1
-    assert "is a run's, which could not go on without" in capsys.readouterr().err
+    assert "may be a run's, which could not go on" in capsys.readouterr().err
     assert there.read_bytes() == before
     assert run(f"export {there} --out {tmp_path}") == 1
     says = f"{tmp_path} is a folder; give a file, such as {tmp_path}/model.onnx"

@@ -30,7 +30,7 @@ from gan_tutorial.files import replacing
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CELL_TIMEOUT = 900  # seconds: for a cell that hangs, not for a machine that is slow or busy
-PROGRESS_BAR = re.compile(r".*?(\d+%\|[^|]*\|[^\[]*|\d+\s?\w*\s)\[[^\]]*\]")
+PROGRESS_BAR = re.compile(r".*?(\d+%\|[^|]*\|[^\[]*|\d+\s?\w*\s)\[\d+:\d+[^\]]*\]")
 RUN_TIME = re.compile(r"^\*\*Run time\*\*: about \d+ s on two CPU cores", flags=re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -79,7 +79,8 @@ def execute(path: Path) -> float:
     """Run one notebook in a fresh kernel, store it, and return the seconds that it took.
 
     Raises:
-        NotebookError: a cell failed, warned, or left a file behind; nothing was stored.
+        NotebookError: a cell failed, warned, or left a file behind, or the notebook was changed
+            meanwhile; nothing was stored.
     """
     try:
         before = path.read_bytes()
@@ -90,7 +91,7 @@ def execute(path: Path) -> float:
     tidy(notebook)
     state_run_time(notebook, shown(seconds))
     nbformat.validate(notebook)
-    if path.read_bytes() != before:
+    if not path.is_file() or path.read_bytes() != before:
         raise NotebookError("it was changed while it ran; run it again")
     with replacing(path) as temporary:
         nbformat.write(notebook, temporary)

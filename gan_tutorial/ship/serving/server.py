@@ -78,7 +78,8 @@ class BoundedProtocol(H11Protocol):
             if self.discarded > DISCARDED:
                 self.transport.abort()
                 return
-        if self not in self.waiting and self._is_over():  # the response was read only now
+        read = not self.transport.get_write_buffer_size()
+        if self._is_over() and read and self not in self.waiting:  # the last response
             self._wait()
         super().data_received(data)
 

@@ -209,10 +209,26 @@ def test_a_slow_reader_gets_its_whole_response(digits_onnx):
             data = reader.recv(2**20)
             assert data, f"cut after {len(body)} of {length} bytes"
             body += data
-        reader.sendall(HALF)  # and then it makes room, as others do
-        for _ in range(2):
-            stack.enter_context(running.connect())
+
+
+def test_who_has_read_a_long_response_makes_room_again(digits_onnx):
+    asked = b'{"count": 1000, "format": "array"}'  # 5 MB
+    options = ("--seconds", PATIENCE, "--connections", 2, "--count", 1000, "--values", 10**6)
+    with started(digits_onnx, *options) as running, contextlib.ExitStack() as stack:
+        reader = stack.enter_context(running.connect())
+        reader.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(asked) + asked)
+        received = reader.recv(65536)
+        time.sleep(0.5)  # the service has handed the whole response to the system by now
+        head, _, body = received.partition(b"\r\n\r\n")
+        left = int(re.search(rb"content-length: (\d+)", head)[1]) - len(body)
+        while left:
+            left -= len(reader.recv(min(left, 2**20)))
+        reader.sendall(HALF)
+        assert running.ask("/healthz")[0] == 200
+        silent = [stack.enter_context(running.connect()) for _ in range(2)]
         assert is_closed(reader) == b""
+        silent[-1].sendall(WHOLE)
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_probes_are_answered_while_clients_hold_all_connections(digits_onnx):
