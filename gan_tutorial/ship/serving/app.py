@@ -245,7 +245,7 @@ def application(service: Service, metrics: bool = True) -> FastAPI:
 
 
 def inside(service: Service) -> FastAPI:
-    """Return the application for probes and monitoring, for a port that clients cannot reach."""
+    """Return the application for probes and monitoring, for a port of their own."""
     app = FastAPI(openapi_url=None)
     named = (service.healthz, service.readyz, service.metrics)
     _add_routes(app, {f"/{each.__name__}": each for each in named})

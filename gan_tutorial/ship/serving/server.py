@@ -79,7 +79,7 @@ class BoundedProtocol(H11Protocol):
                 self.transport.abort()
                 return
         read = not self.transport.get_write_buffer_size()
-        if self._is_over() and read and self not in self.waiting:  # the last response
+        if self._is_over() and read and self not in self.waiting:  # only now was it read
             self._wait()
         super().data_received(data)
 
